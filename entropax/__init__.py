@@ -1,0 +1,14 @@
+"""entropax: entropy as a working tool for neural networks, in JAX.
+
+- `entropax.entropy`: Shannon and softmax entropies.
+- `entropax.tta`: test-time adaptation by entropy minimisation, and label flips.
+- `entropax.estimation`: accuracy without labels, with intervals.
+- `entropax.models`: linen networks, and linen modules as pure functions.
+- `entropax.data`: images, corruptions and streams.
+- `entropax.experiments`: programs, each `python -m entropax.experiments.NAME`.
+
+Functions take `apply_fn(variables, x)`, so that any network fits. Importing a part loads only what
+that part needs.
+"""
+
+__version__ = "0.1.0"

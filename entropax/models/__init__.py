@@ -1,0 +1,13 @@
+"""Networks in flax.linen, and linen modules as the pure functions that entropax takes.
+
+- `ConvNet`: a small convolutional classifier with batch, group or layer normalisation.
+- `running_statistics`, `batch_statistics`: `module -> apply_fn(variables, x)`, with either kind of
+  statistics in its BatchNorm layers.
+- `fit_classifier`: plain supervised training, for a source network.
+"""
+
+from entropax.models.convnet import ConvNet
+from entropax.models.statistics import batch_statistics, running_statistics
+from entropax.models.training import fit_classifier
+
+__all__ = ["ConvNet", "batch_statistics", "fit_classifier", "running_statistics"]

@@ -1,0 +1,79 @@
+"""Which of a network's variables an adapter may move, chosen by their path."""
+
+import re
+from collections.abc import Callable
+
+import jax
+
+from entropax.types import Params, Variables
+
+PathPredicate = Callable[[str], bool]
+
+_NORM_LAYER = re.compile(r"norm|(?:^|_)(?:bn|gn|ln|in)\d*(?:$|_)", re.IGNORECASE)
+_AFFINE_NAMES = frozenset({"scale", "bias", "weight", "offset", "gamma", "beta"})
+
+
+def is_norm_affine(path: str) -> bool:
+    """Whether a path names the scale or the shift of a normalisation layer.
+
+    The parent's name has to contain `norm`, or be `bn`, `gn`, `ln` or `in` up to digits and
+    underscores; the leaf has to be one of scale, bias, weight, offset, gamma, beta. This covers
+    BatchNorm, GroupNorm, LayerNorm, RMSNorm and InstanceNorm under the names that linen, nnx,
+    haiku and converted torch weights give them. Write your own predicate for other names.
+
+    >>> is_norm_affine("params/Block_0/BatchNorm_1/scale"), is_norm_affine("params/Conv_0/bias")
+    (True, False)
+    >>> is_norm_affine("layer1.0.bn2.weight"), is_norm_affine("batch_stats/BatchNorm_1/mean")
+    (True, False)
+    """
+    *parents, name = re.split(r"[/.]", path)
+    return name in _AFFINE_NAMES and bool(parents) and bool(_NORM_LAYER.search(parents[-1]))
+
+
+def partition(variables: Variables, trainable: PathPredicate) -> tuple[Params, Variables]:
+    """Split variables into what adaptation moves and what it leaves alone.
+
+    Args:
+      variables: any pytree of arrays.
+      trainable: predicate on paths such as `"params/BatchNorm_0/scale"`.
+
+    Returns:
+      `(params, frozen)`, both of the structure of `variables`, with None where the other has the
+      array. `merge` puts them together again.
+
+    Raises:
+      ValueError: the predicate matches no path, so there would be nothing to adapt.
+    """
+    paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
+    if not any(map(trainable, paths)):
+        shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
+        raise ValueError(
+            "No variable is selected for adaptation: `trainable` is False on every path "
+            f"({shown}). Pass a predicate that is True on the paths to adapt."
+        )
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if trainable(_name(path)) else None, variables
+    )
+    frozen = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: None if trainable(_name(path)) else leaf, variables
+    )
+    return params, frozen
+
+
+def merge(params: Params, frozen: Variables) -> Variables:
+    """Undo `partition`.
+
+    >>> variables = {"bn": {"scale": 1.0}, "fc": {"kernel": 2.0}}
+    >>> merge(*partition(variables, is_norm_affine)) == variables
+    True
+    """
+    return jax.tree.map(
+        lambda moved, kept: kept if moved is None else moved,
+        params,
+        frozen,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,240 @@
+"""One table of adapters, one set of promises, all pairs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracles import GoldenNet, golden_stream, golden_variables, unstack
+
+from entropax import tta
+from entropax.models import ConvNet, batch_statistics
+from entropax.types import Batch
+
+APPLY = batch_statistics(GoldenNet())
+SGD = optax.sgd(0.01, momentum=0.9)
+FISHER = jax.tree.map(jnp.ones_like, tta.partition(golden_variables(), tta.is_norm_affine)[0])
+
+ADAPTERS = {
+    "norm": lambda f: tta.norm(f),
+    "tent": lambda f: tta.tent(f, optax.adam(1e-3)),
+    "eta": lambda f: tta.eta(f, SGD, num_classes=10),
+    "eata": lambda f: tta.eata(f, SGD, FISHER, num_classes=10, fisher_weight=1.0),
+    "rdumb": lambda f: tta.rdumb(f, SGD, num_classes=10, period=3),
+    "episodic tent": lambda f: tta.reset_every(tta.tent(f, SGD), period=1),
+    "repeated eta": lambda f: tta.repeat(tta.eta(f, SGD, num_classes=10), steps=2),
+    "tent on scaled inputs": lambda f: tta.map_inputs(tta.tent(f, SGD), lambda x: 0.9 * x),
+}
+adapters = pytest.mark.parametrize("name", ADAPTERS)
+
+
+def stream(rows=24):
+    """Four batches; the functions below compile once for each adapter and number of rows."""
+    return jax.tree.map(lambda a: a[:4, :rows], golden_stream())
+
+
+@functools.cache
+def compiled(name):
+    adapter = ADAPTERS[name](APPLY)
+    return jax.jit(lambda variables, batches: tta.adapt(adapter, variables, batches))
+
+
+def run(name, batches):
+    return compiled(name)(golden_variables(), batches)
+
+
+def assert_trees_close(a, b, atol):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, atol=atol, rtol=0)
+
+
+def assert_finite(tree):
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+@adapters
+def test_scan_is_loop_is_jit(name):
+    adapter = ADAPTERS[name](APPLY)
+    state, infos = run(name, stream())
+    jitted, step = adapter.init(golden_variables()), jax.jit(adapter.step)
+    for t, batch in enumerate(unstack(stream())):
+        jitted, info = step(jitted, batch)
+        assert_trees_close(info, jax.tree.map(lambda a, t=t: a[t], infos), 1e-5)
+    assert_trees_close(state, jitted, 1e-5)
+    _, info = adapter.step(adapter.init(golden_variables()), unstack(stream())[0])
+    assert_trees_close(info, jax.tree.map(lambda a: a[0], infos), 1e-5)
+
+
+@adapters
+def test_padding_changes_nothing(name):
+    state, infos = run(name, stream(17))
+    for fill in (0.0, 1e6, np.nan):
+        padded = stream()
+        padded = Batch(padded.x.at[:, 17:].set(fill), padded.where.at[:, 17:].set(False))
+        state_padded, infos_padded = run(name, padded)
+        # Sums over more rows are added up in another order: rounding, after four steps.
+        assert_trees_close(state_padded, state, 2e-6)
+        np.testing.assert_allclose(infos_padded.logits[:, :17], infos.logits, atol=2e-5, rtol=0)
+        np.testing.assert_array_equal(infos_padded.selected, infos.selected)
+        np.testing.assert_array_equal(infos_padded.finite, True)
+        np.testing.assert_array_equal(infos_padded.weight[:, 17:], 0)
+
+
+@adapters
+def test_only_norm_parameters_move(name):
+    before = golden_variables()
+    state, infos = run(name, stream())
+    after = state.variables
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    for path, old in jax.tree_util.tree_leaves_with_path(before):
+        new = after
+        for key in path:
+            new = new[key.key]
+        moves = name != "norm" and tta.is_norm_affine(
+            jax.tree_util.keystr(path, simple=True, separator="/")
+        )
+        assert bool(jnp.any(old != new)) == moves, path
+    assert bool(jnp.all(infos.stepped)) == (name != "norm")
+
+
+@adapters
+def test_two_runs_are_identical(name):
+    first, second = run(name, stream()), run(name, stream())
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@adapters
+def test_single_examples_give_finite_numbers(name):
+    single = stream()._replace(where=stream().where.at[:, 1:].set(False))
+    state, infos = run(name, single)
+    assert_finite(state.variables)
+    np.testing.assert_array_equal(infos.finite, True)
+    assert bool(jnp.all(infos.selected <= 1))
+
+
+@adapters
+def test_a_batch_of_padding_moves_nothing(name):
+    padding = Batch(jnp.full_like(stream().x, jnp.nan), jnp.zeros_like(stream().where))
+    state, infos = run(name, padding)
+    assert_trees_close(state.variables, golden_variables(), 0)
+    np.testing.assert_array_equal(infos.selected, 0)
+    np.testing.assert_array_equal(infos.stepped, False)
+    np.testing.assert_array_equal(infos.finite, True)
+
+
+@adapters
+def test_a_nan_image_is_flagged_and_moves_nothing(name):
+    broken = stream()._replace(x=stream().x.at[1, 3].set(jnp.nan))
+    state, infos = run(name, broken)
+    np.testing.assert_array_equal(infos.finite, [True, False, True, True])
+    assert not bool(infos.stepped[1])
+    assert_finite(state.variables)
+    assert_finite(infos.logits[2:])
+
+
+@adapters
+def test_vmap_over_networks_and_streams_is_two_loops(name):
+    networks = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), golden_variables())
+    streams = jax.tree.map(lambda a: jnp.stack([a, a[::-1]]), stream())
+
+    def logits(variables, batches):
+        return tta.adapt(ADAPTERS[name](APPLY), variables, batches)[1].logits
+
+    over_splits = jax.vmap(logits, in_axes=(None, 0))
+    table = jax.jit(jax.vmap(over_splits, in_axes=(0, None)))(networks, streams)
+    for i in range(2):
+        for j in range(2):
+            variables = jax.tree.map(lambda a, i=i: a[i], networks)
+            batches = jax.tree.map(lambda a, j=j: a[j], streams)
+            _, infos = compiled(name)(variables, batches)
+            np.testing.assert_allclose(table[i, j], infos.logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["tent", "rdumb"])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_networks_without_batch_norm(name, norm):
+    module = ConvNet(10, features=(8, 8), norm=norm)
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    adapter = ADAPTERS[name](batch_statistics(module))
+    state, infos = jax.jit(lambda b: tta.adapt(adapter, variables, b))(stream())
+    np.testing.assert_array_equal(infos.finite, True)
+    moved = state.variables["params"]["norm0"]["scale"] != variables["params"]["norm0"]["scale"]
+    np.testing.assert_array_equal(jnp.any(moved), jnp.any(infos.stepped))
+
+
+def test_unselected_images_do_not_decay_the_momentum():
+    """The published code skips the optimiser on an empty selection, and so do we."""
+    adapter = tta.eta(APPLY, SGD, num_classes=10)
+    state, step = adapter.init(golden_variables()), jax.jit(adapter.step)
+    states = [state]
+    for batch in unstack(golden_stream(empty_at=(2,)))[:3]:
+        state, info = step(state, batch)
+        states.append(state)
+    assert int(info.selected) == 0
+    assert_trees_close(states[3], states[2], 0)
+
+
+def test_literal_imagenet_limits_stop_adaptation_with_ten_classes():
+    """Why limits scale with the number of classes."""
+    literal = tta.eta(APPLY, SGD, num_classes=10, limits=tta.IMAGENET_LIMITS)
+    _, infos = jax.jit(lambda b: tta.adapt(literal, golden_variables(), b))(stream())
+    assert infos.selected.tolist() == [24, 0, 0, 0]
+    _, infos = run("eta", stream())
+    assert min(infos.selected.tolist()) > 0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: tta.reset_every(tta.norm(APPLY), period=0), "`period` must be at least 1"),
+        (lambda: tta.rdumb(APPLY, SGD, num_classes=10, period=-1), "`period` must be at least 1"),
+        (lambda: tta.repeat(tta.norm(APPLY), steps=0), "`steps` must be at least 1"),
+        (lambda: tta.eta(APPLY, SGD, num_classes=1), "`num_classes` must be at least 2"),
+        (
+            lambda: tta.eta(APPLY, SGD, num_classes=10, limits=tta.Limits(0.9, 0.0)),
+            "cosine limit must be positive",
+        ),
+        (
+            lambda: tta.eata(APPLY, SGD, FISHER, num_classes=10, fisher_weight=-1.0),
+            "`fisher_weight` must not be negative",
+        ),
+        (
+            lambda: tta.tent(APPLY, SGD, trainable=lambda path: False).init(golden_variables()),
+            "No variable is selected for adaptation",
+        ),
+        (lambda: tta.fisher_information(APPLY, golden_variables(), []), "holds no image"),
+        (
+            lambda: tta.fisher_information(APPLY, golden_variables(), [], compat="torch"),
+            "`compat` must be None or 'reference'",
+        ),
+        (lambda: batch_statistics(GoldenNet(), batch_weight=0.0), "`batch_weight` must be in"),
+    ],
+)
+def test_bad_settings_fail_when_the_adapter_is_built(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_fisher_information_by_brute_force():
+    """The default squares each example's gradient within its batch."""
+    batches = jax.tree.map(lambda a: a[:2], stream(6))
+    batches = unstack(batches._replace(where=batches.where.at[1, 4:].set(False)))
+    fisher = tta.fisher_information(APPLY, golden_variables(), batches)
+    params, frozen = tta.partition(golden_variables(), tta.is_norm_affine)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, batch, i):
+        logits = APPLY(tta.merge(params, frozen), batch.x, where=batch.where)[i]
+        return -jax.nn.log_softmax(logits)[jnp.argmax(logits)]
+
+    squares = [
+        jax.tree.map(jnp.square, gradient(params, batch, i))
+        for batch, n in zip(batches, (6, 4), strict=True)
+        for i in range(n)
+    ]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 10, *squares)
+    assert_trees_close(fisher, mean, 1e-6)
