@@ -1,8 +1,8 @@
 """The few shapes that every part of entropax agrees on.
 
-A classifier is a pure function `apply_fn(variables, x) -> logits [b, c]` of any pytree of variables.
-If the output for one example depends on the others (batch normalisation by the batch at hand), it
-takes a keyword `where` `[b]` as well, and leaves out the rows where that is False.
+A classifier is a pure function `apply_fn(variables, x) -> logits [b, c]` of any pytree of
+variables. If the output for one example depends on the others (batch normalisation by the batch at
+hand), it takes a keyword `where` `[b]` as well, and leaves out the rows where that is False.
 """
 
 import inspect
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, PyTree, Shaped
 
 Array = jax.Array
@@ -27,8 +28,8 @@ class Batch(NamedTuple):
       where: `[b]` True for a real example, False for padding.
     """
 
-    x: Shaped[Array, "b *shape"]
-    where: Bool[Array, " b"]
+    x: Shaped[Array | np.ndarray, "b *shape"]
+    where: Bool[Array | np.ndarray, " b"]
 
 
 def forward(apply_fn: ApplyFn) -> Callable[[Variables, Batch], Float[Array, "b c"]]:

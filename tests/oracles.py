@@ -33,19 +33,25 @@ def golden(name):
 
 
 def golden_variables(dtype=jnp.float32):
-    weights = {k.removeprefix("A/"): jnp.asarray(v, dtype) for k, v in golden("tta/weights.npz").items()}
-    affine = {bn: {"scale": weights[f"{bn}.weight"], "bias": weights[f"{bn}.bias"]} for bn in ("bn1", "bn2")}
+    weights = {
+        k.removeprefix("A/"): jnp.asarray(v, dtype) for k, v in golden("tta/weights.npz").items()
+    }
+    affine = {
+        bn: {"scale": weights[f"{bn}.weight"], "bias": weights[f"{bn}.bias"]}
+        for bn in ("bn1", "bn2")
+    }
     return {
         "params": {
             **affine,
-            **{c: {"kernel": weights[f"{c}.weight"].transpose(2, 3, 1, 0)} for c in ("conv1", "conv2")},
+            "conv1": {"kernel": weights["conv1.weight"].transpose(2, 3, 1, 0)},
+            "conv2": {"kernel": weights["conv2.weight"].transpose(2, 3, 1, 0)},
             "fc": {"kernel": weights["fc.weight"].T, "bias": weights["fc.bias"]},
         },
         "batch_stats": {
             bn: {"mean": weights[f"{bn}.running_mean"], "var": weights[f"{bn}.running_var"]}
             for bn in ("bn1", "bn2")
         },
-    }  # fmt: skip
+    }
 
 
 def golden_images(name, dtype=jnp.float32):

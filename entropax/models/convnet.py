@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Float
 
 from entropax.types import Array

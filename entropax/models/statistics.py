@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def running_statistics(module: nn.Module, **call: Any) -> ApplyFn:
     """
 
     def apply_fn(variables: Variables, x: Array) -> Array:
-        return module.apply(variables, x, **call)
+        return cast(Array, module.apply(variables, x, **call))
 
     return apply_fn
 
@@ -70,7 +70,7 @@ def batch_statistics(module: nn.Module, *, batch_weight: float = 1.0, **call: An
             return layer_call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
-            return module.apply(variables, x, **call)
+            return cast(Array, module.apply(variables, x, **call))
 
     return apply_fn
 
@@ -85,6 +85,10 @@ def _normalise(
     if 0 in features:
         raise ValueError("A BatchNorm over the batch axis (axis=0) has no statistics of a batch.")
     broadcast = tuple(x.shape[axis] if axis in features else 1 for axis in range(x.ndim))
+
+    def variable(collection: str, name: str) -> Array:
+        return cast(Array, layer.get_variable(collection, name)).reshape(broadcast)
+
     x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mask = where.reshape((-1,) + (1,) * (x.ndim - 1))
 
@@ -97,19 +101,15 @@ def _normalise(
     var = jnp.sum(jnp.square(deviation), axis=over, keepdims=True) / count
 
     weight = jnp.where(jnp.any(where), batch_weight, 0)
-    running_mean = layer.get_variable("batch_stats", "mean").reshape(broadcast)
-    running_var = layer.get_variable("batch_stats", "var").reshape(broadcast)
-    mean = weight * mean + (1 - weight) * running_mean
-    var = weight * var + (1 - weight) * running_var
+    mean = weight * mean + (1 - weight) * variable("batch_stats", "mean")
+    var = weight * var + (1 - weight) * variable("batch_stats", "var")
 
     y = (x32 - mean) / jnp.sqrt(var + layer.epsilon)
+    dtypes = [x.dtype]
     if layer.use_scale:
-        y = y * layer.get_variable("params", "scale").reshape(broadcast)
+        scale = variable("params", "scale")
+        y, dtypes = y * scale, [*dtypes, scale.dtype]
     if layer.use_bias:
-        y = y + layer.get_variable("params", "bias").reshape(broadcast)
-    return y.astype(layer.dtype or jnp.result_type(x.dtype, *_parameter_dtypes(layer)))
-
-
-def _parameter_dtypes(layer: nn.BatchNorm) -> list[Any]:
-    names = [name for name, used in (("scale", layer.use_scale), ("bias", layer.use_bias)) if used]
-    return [layer.get_variable("params", name).dtype for name in names]
+        bias = variable("params", "bias")
+        y, dtypes = y + bias, [*dtypes, bias.dtype]
+    return y.astype(layer.dtype or jnp.result_type(*dtypes))

@@ -5,7 +5,7 @@ parameters; one gradient step is the same for all of them.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from entropax.tta.base import Adapter, Info, State, finite_rows
 from entropax.tta.parameters import PathPredicate, is_norm_affine, partition
 from entropax.types import ApplyFn, Array, Batch, Params, Variables, forward
 
-Memory = PyTree[Any]
+Memory: TypeAlias = PyTree[Any]
 Weigh = Callable[
     [Memory, Float[Array, "b c"], Float[Array, " b"], Bool[Array, " b"]],
     tuple[Float[Array, " b"], Memory],

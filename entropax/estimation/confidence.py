@@ -1,0 +1,32 @@
+"""Average confidence: the accuracy of a calibrated network is the mean of its top probabilities."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from entropax.types import Array
+
+
+def average_confidence(
+    logits: Float[Array, "*batch n c"], *, where: Bool[Array, "*#batch n"] | None = None
+) -> Float[Array, "*batch"]:
+    r"""Mean of the largest softmax probability, as an estimate of the accuracy.
+
+    $$\mathrm{AC} = \frac1n \sum_i \max_k p_{ik}.$$
+
+    Networks are over-confident on shifted data, so that it is usually too high.
+
+    Args:
+      logits: `[..., n, c]`.
+      where: `[..., n]` examples that count.
+
+    Returns:
+      `[...]` estimated accuracies; NaN when no example counts.
+
+    Reference: D. Hendrycks and K. Gimpel, "A baseline for detecting misclassified and
+    out-of-distribution examples in neural networks" (2017).
+
+    >>> average_confidence(jnp.log(jnp.array([[0.9, 0.1], [0.3, 0.7]]))).round(3).tolist()
+    0.800000011920929
+    """
+    return jnp.mean(jnp.max(jax.nn.softmax(logits), axis=-1), axis=-1, where=where)

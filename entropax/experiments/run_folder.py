@@ -1,0 +1,99 @@
+"""The folder of a run: its settings, its metrics line by line, and how it is taken up again."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder with `config.json` and `metrics.jsonl`; make one with `open_run`."""
+
+    path: Path
+
+    @property
+    def metrics_file(self) -> Path:
+        """Where `append` writes."""
+        return self.path / "metrics.jsonl"
+
+    def records(self) -> list[dict[str, Any]]:
+        """What has been appended so far; a line cut short by a kill is not among it."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record and wait until it is on disk.
+
+        Raises:
+          ValueError: a value that JSON cannot hold, such as NaN.
+        """
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with self.metrics_file.open("a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write(self, name: str, content: str) -> Path:
+        """Write a whole text file, or, if interrupted, nothing."""
+        with self.replacing(name) as partial:
+            partial.write_text(content)
+        return self.path / name
+
+    def replacing(self, name: str) -> "_Replacing":
+        """Context with a temporary path that takes the place of `name` when it ends well."""
+        return _Replacing(self.path / name)
+
+
+@dataclass
+class _Replacing:
+    final: Path
+
+    def __enter__(self) -> Path:
+        self.partial = self.final.with_name(f".partial-{self.final.name}")
+        return self.partial
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.partial.replace(self.final)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+
+def open_run(path: Path, settings: Mapping[str, Any]) -> RunFolder:
+    """Begin a run in a new folder, or take up the one that is there.
+
+    Args:
+      path: the folder, made if need be.
+      settings: everything that the results depend on, as JSON values.
+
+    Raises:
+      ValueError: the folder holds a run with other settings; the message names them.
+    """
+    settings = json.loads(json.dumps(settings, default=str))
+    folder = RunFolder(path)
+    path.mkdir(parents=True, exist_ok=True)
+    config_file = path / "config.json"
+    if not config_file.exists():
+        folder.write("config.json", json.dumps(settings, indent=2) + "\n")
+        return folder
+    found = json.loads(config_file.read_text())
+    changed = [
+        f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
+        for key in sorted(found.keys() | settings.keys())
+        if found.get(key) != settings.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} holds a run with other settings ({'; '.join(changed)}). Pass another "
+            "--run-dir, or remove that one."
+        )
+    # A kill may have cut the last line short: forget it, so that the next one starts afresh.
+    if folder.metrics_file.exists():
+        kept = [json.dumps(record) + "\n" for record in folder.records()]
+        folder.write(folder.metrics_file.name, "".join(kept))
+    return folder

@@ -1,0 +1,126 @@
+"""Options of `python -m entropax.experiments.tta`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from entropax.data import corruptions
+from entropax.estimation.flip_curve import Form, Target
+
+FILE_SOURCES = ("idx", "folder", "npz")
+
+
+@dataclass(frozen=True)
+class Tent:
+    """Minimise the entropy of every prediction."""
+
+
+@dataclass(frozen=True)
+class Eta:
+    """Minimise the entropy of reliable, non-redundant predictions."""
+
+
+@dataclass(frozen=True)
+class Eata:
+    """ETA with an anchor to the source weights."""
+
+    fisher_weight: float = 1.0
+    """Strength of the anchor."""
+    fisher_images: int = 512
+    """Validation images from which the Fisher information is computed."""
+
+
+@dataclass(frozen=True)
+class Rdumb:
+    """ETA that returns to the source network periodically."""
+
+    period: int = 1000
+    """Steps between two resets."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Test-time adaptation and accuracy without labels."""
+
+    data: str = "digits"
+    """digits; idx, folder or npz, with --path; or a prepared data set such as mnist."""
+    path: Path | None = None
+    """The files of idx, folder or npz, with a train and a test split."""
+    data_dir: Path | None = None
+    """Where data sets are prepared; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    size: int | None = None
+    """Image files: resize the shorter side to this many pixels and cut out the square."""
+    target: Path | None = None
+    """Your shifted images, a folder of files or an .npz; with or without labels."""
+    run_dir: Path | None = None
+    """The run folder; by default runs/tta-DATA-seedSEED."""
+    seed: int = 0
+    """Of the network, the corruptions and the order of the images."""
+
+    method: Tent | Eta | Eata | Rdumb = field(default_factory=Rdumb)
+    """How to adapt."""
+    learning_rate: float = 5e-3
+    """Of SGD on the scales and shifts of the normalisation layers."""
+    momentum: float = 0.9
+    """Of SGD."""
+    steps: int = 500
+    """Batches to adapt on; the images are visited as often as that takes."""
+    batch_size: int = 64
+    """Images a batch."""
+    held: int = 1000
+    """Images whose label flips are counted, or all if there are fewer."""
+
+    estimate: Target = "batch_statistics"
+    """Whose accuracy to estimate: the source network's, the same with batch statistics, or the
+    adapted network's."""
+    flips: Literal["weighted", "unweighted"] = "weighted"
+    """Weigh each flip by the rank of the first confidence, or not."""
+    form: Form = "logistic"
+    """Form of the curve from flips to accuracy."""
+    level: float = 0.9
+    """Nominal coverage of the intervals."""
+
+    corruptions: tuple[str, ...] = ()
+    """Test corruptions; by default the 15 of ImageNet-C."""
+    calibration: tuple[str, ...] = ()
+    """Corruptions on which the curve is fitted; by default the 4 that ImageNet-C holds out."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Of both."""
+    scale: Literal["mnist", "cifar", "imagenet"] | None = None
+    """Table of severities; by default that of the image size."""
+    max_images: int = 10_000
+    """Use at most this many validation images, and as many test images."""
+
+    features: tuple[int, ...] = (32, 64, 64)
+    """Channels of the source network's blocks."""
+    epochs: int | None = None
+    """Of its training; by default 4, or more until there are 600 steps."""
+
+    def __post_init__(self) -> None:
+        positive = {
+            "learning_rate": self.learning_rate,
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "max_images": self.max_images,
+            "epochs": 1 if self.epochs is None else self.epochs,
+        }
+        for name, value in positive.items():
+            if not value > 0:
+                raise ValueError(f"`{name}` must be positive, got {value}.")
+        if self.held < 2:
+            raise ValueError(f"`held` must be at least 2 images, got {self.held}.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum}.")
+        if not 0 < self.level < 1:
+            raise ValueError(f"`level` must be between 0 and 1, got {self.level}.")
+        if isinstance(self.method, Rdumb) and self.method.period < 1:
+            raise ValueError(f"`period` must be at least 1 step, got {self.method.period}.")
+        if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
+            raise ValueError(f"`severities` must be among 1 to 5, got {self.severities}.")
+        unknown = set(self.corruptions + self.calibration) - set(corruptions.ALL)
+        if unknown:
+            known = ", ".join(corruptions.ALL)
+            raise ValueError(f"Unknown corruption {', '.join(sorted(unknown))}; known: {known}.")
+        if (self.path is None) == (self.data in FILE_SOURCES):
+            needs = "needs --path" if self.path is None else "takes no --path"
+            raise ValueError(f"`data` {self.data!r} {needs}.")

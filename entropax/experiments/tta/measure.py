@@ -1,0 +1,159 @@
+"""One split: adapt to its images, and note predictions, flips and accuracies."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Float, Int, UInt8
+
+from entropax import tta
+from entropax.data import ImageSet
+from entropax.data.streams import one_pass, shuffled_stream
+from entropax.estimation import average_confidence, flip_rate_stderr
+from entropax.experiments.tta.config import Config, Eata, Eta, Rdumb, Tent
+from entropax.experiments.tta.splits import Split
+from entropax.models import ConvNet, batch_statistics, running_statistics
+from entropax.types import Array, Batch, Variables
+
+
+class Observation(NamedTuple):
+    """What adaptation to one split shows; rows are images in the order of evaluation.
+
+    Attributes:
+      source: `[n, c]` logits with running statistics.
+      batch_statistics: `[n, c]` logits with batch statistics, before the first step.
+      adapted: `[n, c]` logits after the last step.
+      online: `[t, b]` classes predicted along the stream, each before its own update.
+      rank: `[n]` rank of the confidence before the first step among the held images; 0 elsewhere.
+      selected: `[t]` number of images that each step learnt from.
+      finite: `[t]` whether each step was free of NaN and infinity.
+    """
+
+    source: Float[Array, "n c"]
+    batch_statistics: Float[Array, "n c"]
+    adapted: Float[Array, "n c"]
+    online: Int[Array, "t b"]
+    rank: Float[Array, " n"]
+    selected: Int[Array, " t"]
+    finite: Bool[Array, " t"]
+
+
+Observe = Callable[[UInt8[Array, "images h w channels"], Batch, Batch, Array], Observation]
+
+
+def build_adapter(
+    config: Config,
+    module: ConvNet,
+    variables: Variables,
+    validation: ImageSet,
+) -> tta.Adapter:
+    """The adapter that `config` names; EATA takes its Fisher information from `validation`."""
+    apply_fn, classes = batch_statistics(module), module.num_classes
+    tx = optax.sgd(config.learning_rate, momentum=config.momentum)
+    match config.method:
+        case Tent():
+            return tta.tent(apply_fn, tx)
+        case Eta():
+            return tta.eta(apply_fn, tx, num_classes=classes)
+        case Rdumb(period):
+            return tta.rdumb(apply_fn, tx, num_classes=classes, period=period)
+        case Eata(weight, count):
+            order = one_pass(
+                min(len(validation), count), batch_size=config.batch_size, seed=config.seed
+            )
+            batches = (
+                Batch(_as_float(jnp.asarray(validation.images[rows])), jnp.asarray(where))
+                for rows, where in zip(order.x, order.where, strict=True)
+            )
+            fisher = tta.fisher_information(apply_fn, variables, batches, compat="reference")
+            return tta.eata(apply_fn, tx, fisher, num_classes=classes, fisher_weight=weight)
+
+
+def build_observer(adapter: tta.Adapter, module: ConvNet, variables: Variables) -> Observe:
+    """The compiled adaptation `(images, stream, order, held) -> Observation`.
+
+    Images stay uint8 and `stream` and `order` hold indices into them, so that only one batch at a
+    time is ever made of floats. `held` `[n]` is True for the images whose flips count, in the order
+    of `order`.
+    """
+    source_fn = running_statistics(module)
+
+    @jax.jit
+    def observe(images: Array, stream: Batch, order: Batch, held: Array) -> Observation:
+        on_images = tta.map_inputs(adapter, lambda rows: _as_float(images[rows]))
+
+        def predict_all(predict: Callable[[Batch], Array]) -> Array:
+            logits = jax.lax.map(predict, order)
+            return logits.reshape(-1, logits.shape[-1])[order.where.reshape(-1).nonzero(size=n)[0]]
+
+        def step(state: tta.State, batch: Batch) -> tuple[tta.State, tuple[Array, ...]]:
+            state, info = on_images.step(state, batch)
+            return state, (jnp.argmax(info.logits, axis=-1), info.selected, info.finite)
+
+        n = len(images)
+        state = on_images.init(variables)
+        source = predict_all(lambda batch: source_fn(variables, _as_float(images[batch.x])))
+        before = predict_all(lambda batch: on_images.predict(state, batch))
+        state, (online, selected, finite) = jax.lax.scan(step, state, stream)
+        adapted = predict_all(lambda batch: on_images.predict(state, batch))
+        confidence = jnp.max(jax.nn.softmax(before), axis=-1)
+        rank = tta.confidence_rank(confidence, where=held)
+        return Observation(source, before, adapted, online, rank, selected, finite)
+
+    return observe
+
+
+def measure(
+    observe: Observe, images: ImageSet, split: Split, config: Config
+) -> tuple[dict[str, Any], Float[np.ndarray, "n c"]]:
+    """Adapt to the images of a split.
+
+    Returns:
+      One line of metrics.jsonl, and the adapted network's logits in the order of the images.
+
+    Raises:
+      FloatingPointError: a step was not finite.
+    """
+    n = len(images)
+    stream = shuffled_stream(
+        n, batch_size=config.batch_size, steps=config.steps, seed=config.seed + 1
+    )
+    # Shuffled, or the batches of a folder sorted by class would hold one class each. The first
+    # images in this order are the held ones.
+    order = one_pass(n, batch_size=config.batch_size, seed=config.seed + 2)
+    held = np.arange(n) < config.held
+    arguments = jax.tree.map(jnp.asarray, (images.images, stream, order, held))
+    seen = jax.tree.map(np.asarray, observe(*arguments))
+    if not seen.finite.all():
+        raise FloatingPointError(
+            f"{split}: step {int(np.argmin(seen.finite))} met values that are not finite. Lower "
+            "--learning-rate."
+        )
+    logits = {name: getattr(seen, name) for name in ("source", "batch_statistics", "adapted")}
+    predicted = {name: np.argmax(values, axis=-1) for name, values in logits.items()}
+    flipped = (predicted["batch_statistics"] != predicted["adapted"])[held]
+
+    record: dict[str, Any] = {"split": list(split), "images": n}
+    for name, weight in (("weighted", seen.rank[held].astype(float)), ("unweighted", 1.0)):
+        record[f"{name}_flips"] = float(np.mean(weight * flipped))
+        record[f"{name}_flips_stderr"] = float(flip_rate_stderr(weight * flipped))
+    for name, values in logits.items():
+        record[f"{name}_confidence"] = float(average_confidence(jnp.asarray(values)))
+    record["selected"] = float(seen.selected.mean())
+    rows = order.x[order.where]
+    if images.labels is not None:
+        for name, classes in predicted.items():
+            record[name] = float(np.mean(classes == images.labels[rows]))
+        right = seen.online == images.labels[stream.x]
+        record["online"] = float(np.mean(right[stream.where]))
+    adapted = np.empty_like(seen.adapted)
+    adapted[rows] = seen.adapted
+    return record, adapted
+
+
+def _as_float(images: UInt8[Array, "b h w channels"]) -> Float[Array, "b h w channels"]:
+    """What the source network was trained on."""
+    return images / 255.0

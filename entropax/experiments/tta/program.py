@@ -1,0 +1,143 @@
+"""The program from top to bottom."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from entropax.checkpoint import restore_variables, save_variables
+from entropax.data import ImageSet
+from entropax.experiments import tta
+from entropax.experiments.run_folder import RunFolder, open_run
+from entropax.experiments.tta.config import Config
+from entropax.experiments.tta.measure import build_adapter, build_observer, measure
+from entropax.experiments.tta.report import (
+    Report,
+    make_report,
+    summary_table,
+    target_line,
+    write_predictions,
+    write_results,
+)
+from entropax.experiments.tta.splits import (
+    ImageSets,
+    checksum,
+    load_sets,
+    planned_splits,
+    shifted_images,
+)
+from entropax.models import ConvNet, fit_classifier
+from entropax.types import Variables
+
+# Options that change neither network nor adaptation: a finished run can be reported anew with them.
+_OF_THE_REPORT = ("run_dir", "data_dir", "path", "target", "estimate", "flips", "form", "level")
+
+
+def run(config: Config) -> Report:
+    """Train or load the source network, adapt to every split, fit the curve, report.
+
+    Raises:
+      FileNotFoundError: the data are not there; the message says where to put them.
+      FloatingPointError: a step was not finite; finished splits are kept.
+      ValueError: the data or the run folder do not fit the settings.
+    """
+    sets = load_sets(config)
+    path = config.run_dir or Path("runs") / f"tta-{config.data}-seed{config.seed}"
+    folder = open_run(path, _settings(config, sets))
+    console = Console(width=None if sys.stdout.isatty() else 118)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        module, variables = _source_network(config, sets.train, folder, progress)
+        adapter = build_adapter(config, module, variables, sets.validation)
+        observe = build_observer(adapter, module, variables)
+        splits = list(planned_splits(config, sets))
+        done = {tuple(record["split"]) for record in folder.records()}
+        task = progress.add_task("Adapting", total=len(splits))
+        for split in splits:
+            if tuple(split) not in done:
+                progress.update(task, description=f"Adapting: {split}")
+                images = shifted_images(config, sets, split)
+                record, logits = measure(observe, images, split, config)
+                if split.family == "target":
+                    write_predictions(folder, split, logits, sets.train.class_names)
+                folder.append(record)
+            progress.advance(task)
+        progress.update(task, description="Adapted")
+    planned = {tuple(split) for split in splits}
+    records = [record for record in folder.records() if tuple(record["split"]) in planned]
+    report = make_report(config, records)
+    write_results(folder, report)
+    if report.family("test"):
+        console.print(summary_table(report))
+    for split in splits:
+        if split.family == "target":
+            console.print(target_line(report, split), highlight=False)
+    console.print(f"{path}: results.csv, estimates.png, metrics.jsonl, config.json")
+    return report
+
+
+def _settings(config: Config, sets: ImageSets) -> dict[str, Any]:
+    """All that the measurements depend on: options, and data by their content."""
+    settings = dataclasses.asdict(config)
+    for name in (*_OF_THE_REPORT, "corruptions"):
+        del settings[name]
+    settings["method"] = {"name": type(config.method).__name__.lower(), **settings["method"]}
+    settings["checksums"] = [checksum(images) for images in sets[:3] if images is not None]
+    return settings
+
+
+def _source_network(
+    config: Config, train: ImageSet, folder: RunFolder, progress: Progress
+) -> tuple[ConvNet, Variables]:
+    """The network of the run folder, trained first if it is not there yet."""
+    assert train.labels is not None
+    module = ConvNet(num_classes=len(train.class_names), features=config.features)
+    key = jax.random.key(config.seed)
+    checkpoint = folder.path / "source"
+    if checkpoint.exists():
+        example = jnp.zeros((1, *train.images.shape[1:]))
+        return module, restore_variables(checkpoint, jax.eval_shape(module.init, key, example))
+    batch_size = min(128, len(train) // 10)
+    epochs = config.epochs or max(4, -(-600 * batch_size // len(train)))
+    task = progress.add_task("Training", total=epochs)
+    variables = fit_classifier(
+        key,
+        module,
+        train.images,
+        train.labels,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=5e-3,
+        shift=1,
+        on_epoch=lambda epoch, loss: progress.update(
+            task, completed=epoch, description=f"Training: loss {loss:.3f}"
+        ),
+    )
+    save_variables(checkpoint, variables)
+    return module, variables
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run from the command line; wrong input ends with one sentence and exit code 2."""
+    try:
+        run(
+            tyro.cli(
+                Config,
+                prog="python -m entropax.experiments.tta",
+                description=tta.__doc__,
+                args=args,
+            )
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(1)
