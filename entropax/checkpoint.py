@@ -33,13 +33,31 @@ def restore_variables(path: str | Path, like: Variables) -> Variables:
     path = Path(path).absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
     with ocp.StandardCheckpointer() as checkpointer:
-        restored = checkpointer.restore(path, abstract)
-    for wanted, leaf in zip(jax.tree.leaves(abstract), jax.tree.leaves(restored), strict=True):
-        if wanted.shape != leaf.shape:
-            raise ValueError(
-                f"The checkpoint at {path} belongs to another network: expected an array of shape "
-                f"{wanted.shape}, found {leaf.shape}."
+        stored = _shapes(checkpointer.metadata(path).item_metadata.tree)
+        expected = _shapes(like)
+        if stored != expected:
+            missing = ", ".join(sorted(expected.keys() ^ stored.keys())[:5])
+            other = ", ".join(
+                f"{name} is {stored[name]}, expected {expected[name]}"
+                for name in sorted(expected.keys() & stored.keys())
+                if stored[name] != expected[name]
             )
-    return restored
+            raise ValueError(
+                f"The checkpoint at {path} belongs to another network"
+                + (f"; only one of the two has {missing}" if missing else "")
+                + (f"; {other}" if other else "")
+                + "."
+            )
+        return checkpointer.restore(
+            path, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+        )
+
+
+def _shapes(tree: Variables) -> dict[str, tuple[int, ...]]:
+    """Shape by path; the metadata of a checkpoint and its arrays name their paths alike."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

@@ -7,17 +7,16 @@ hand), it takes a keyword `where` `[b]` as well, and leaves out the rows where t
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Bool, Float, PyTree, Shaped
 
-Array = jax.Array
-Variables = PyTree[Any]
-Params = PyTree[Any]
-ApplyFn = Callable[..., Array]
+Array: TypeAlias = jax.Array
+Variables: TypeAlias = PyTree[Any]
+Params: TypeAlias = PyTree[Any]
+ApplyFn: TypeAlias = Callable[..., Array]
 
 
 class Batch(NamedTuple):
@@ -28,8 +27,8 @@ class Batch(NamedTuple):
       where: `[b]` True for a real example, False for padding.
     """
 
-    x: Shaped[Array | np.ndarray, "b *shape"]
-    where: Bool[Array | np.ndarray, " b"]
+    x: Shaped[Array, "b *shape"]
+    where: Bool[Array, " b"]
 
 
 def forward(apply_fn: ApplyFn) -> Callable[[Variables, Batch], Float[Array, "b c"]]:

@@ -4,6 +4,7 @@ Indices are small, so a long stream costs nothing; look the images up inside the
 (`tta.map_inputs`).
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from entropax.types import Batch
@@ -38,7 +39,8 @@ def shuffled_stream(n: int, *, batch_size: int, steps: int, seed: int) -> Batch:
     order = np.concatenate([rng.permutation(n) for _ in range(passes)])
     indices = np.zeros((steps, batch_size), np.int32)
     indices[:, :taken] = order[: steps * taken].reshape(steps, taken)
-    return Batch(indices, np.broadcast_to(np.arange(batch_size) < taken, indices.shape))
+    where = np.broadcast_to(np.arange(batch_size) < taken, indices.shape)
+    return Batch(jnp.asarray(indices), jnp.asarray(where))
 
 
 def one_pass(n: int, *, batch_size: int, seed: int | None = None) -> Batch:
@@ -66,7 +68,7 @@ def one_pass(n: int, *, batch_size: int, seed: int | None = None) -> Batch:
     indices[:n] = order
     where = np.arange(batches * batch_size) < n
     shape = (batches, batch_size)
-    return Batch(indices.reshape(shape), where.reshape(shape))
+    return Batch(jnp.asarray(indices.reshape(shape)), jnp.asarray(where.reshape(shape)))
 
 
 def _check_positive(**sizes: int) -> None:

@@ -108,7 +108,7 @@ class FlipCurve(NamedTuple):
         centre = np.stack([curve(rates) for curve in self.left_out], axis=-1)
         spread = self.residuals * _error_rate(centre)
         shape = (*rate.shape, -1)
-        value = self.curve(rate)
+        value = np.asarray(self.curve(rate))
         splits = len(self.left_out)
         if (1 - level) * (splits + 1) < 1:
             lower, upper = np.zeros_like(value), np.ones_like(value)
@@ -156,7 +156,7 @@ def fit_flip_curve(
 
     >>> curve = fit_flip_curve([0, 0.01, 0.05, 0.1], [0.95, 0.9, 0.7, 0.5], target="adapted")
     >>> round(float(curve.estimate(0.07).value), 2)
-    0.61
+    0.62
     """
     rates, accuracies = np.asarray(rates, float), np.asarray(accuracies, float)
     if rates.ndim != 1 or rates.shape != accuracies.shape or len(rates) < 4:
@@ -178,7 +178,7 @@ def fit_flip_curve(
     fit = partial(_fit, form)
     others = [np.arange(len(rates)) != j for j in range(len(rates))]
     left_out = tuple(fit(rates[kept], accuracies[kept]) for kept in others)
-    missed = np.array([curve(x) for curve, x in zip(left_out, rates, strict=True)])
+    missed = np.concatenate([curve(rates[[j]]) for j, curve in enumerate(left_out)])
     return FlipCurve(
         curve=fit(rates, accuracies),
         left_out=left_out,
@@ -206,7 +206,7 @@ def flip_rate_stderr(
     where = np.broadcast_to(True if where is None else where, changed.shape)
     n = np.sum(where, axis=-1)
     variance = np.var(changed, axis=-1, ddof=1, where=where)
-    return np.sqrt(variance / n)
+    return np.asarray(np.sqrt(variance / n))
 
 
 def published_accuracy(rate: ArrayLike, name: str, *, compat: str | None = None) -> np.ndarray:
@@ -242,10 +242,10 @@ def published_accuracy(rate: ArrayLike, name: str, *, compat: str | None = None)
     coefficients = PUBLISHED_POLYNOMIALS[name]
     flips = 1000 * np.asarray(rate, float)
     if compat == "reference":
-        return np.polyval(coefficients, flips) / 100
+        return np.asarray(np.polyval(coefficients, flips) / 100)
     if len(coefficients) == 3 and coefficients[0] > 0:
         flips = np.minimum(flips, -coefficients[1] / (2 * coefficients[0]))
-    return np.clip(np.polyval(coefficients, flips) / 100, 0, 1)
+    return np.asarray(np.clip(np.polyval(coefficients, flips) / 100, 0, 1))
 
 
 # Percent as a function of flips among 1,000 images, highest power first.
@@ -270,7 +270,7 @@ def _fit(form: Form, rates: np.ndarray, accuracies: np.ndarray) -> Curve:
 def _fit_logistic(rates: np.ndarray, accuracies: np.ndarray) -> Curve:
     def curve(parameters: np.ndarray, x: np.ndarray) -> np.ndarray:
         a, log_b, log_p = parameters
-        return special.expit(a - np.exp(log_b) * x ** np.exp(log_p))
+        return np.asarray(special.expit(a - np.exp(log_b) * x ** np.exp(log_p)))
 
     bounds = np.array([(-7.0, 7.0), (-7.0, 7.0), (np.log(0.2), np.log(3.0))]).T
     fits = [

@@ -65,8 +65,8 @@ def build_adapter(
                 min(len(validation), count), batch_size=config.batch_size, seed=config.seed
             )
             batches = (
-                Batch(_as_float(jnp.asarray(validation.images[rows])), jnp.asarray(where))
-                for rows, where in zip(order.x, order.where, strict=True)
+                Batch(_as_float(jnp.asarray(validation.images[rows])), where)
+                for rows, where in zip(np.asarray(order.x), order.where, strict=True)
             )
             fisher = tta.fisher_information(apply_fn, variables, batches, compat="reference")
             return tta.eata(apply_fn, tx, fisher, num_classes=classes, fisher_weight=weight)
@@ -87,13 +87,12 @@ def build_observer(adapter: tta.Adapter, module: ConvNet, variables: Variables) 
 
         def predict_all(predict: Callable[[Batch], Array]) -> Array:
             logits = jax.lax.map(predict, order)
-            return logits.reshape(-1, logits.shape[-1])[order.where.reshape(-1).nonzero(size=n)[0]]
+            return logits.reshape(-1, logits.shape[-1])[: len(images)]
 
         def step(state: tta.State, batch: Batch) -> tuple[tta.State, tuple[Array, ...]]:
             state, info = on_images.step(state, batch)
             return state, (jnp.argmax(info.logits, axis=-1), info.selected, info.finite)
 
-        n = len(images)
         state = on_images.init(variables)
         source = predict_all(lambda batch: source_fn(variables, _as_float(images[batch.x])))
         before = predict_all(lambda batch: on_images.predict(state, batch))
@@ -125,8 +124,8 @@ def measure(
     # images in this order are the held ones.
     order = one_pass(n, batch_size=config.batch_size, seed=config.seed + 2)
     held = np.arange(n) < config.held
-    arguments = jax.tree.map(jnp.asarray, (images.images, stream, order, held))
-    seen = jax.tree.map(np.asarray, observe(*arguments))
+    observation = observe(jnp.asarray(images.images), stream, order, jnp.asarray(held))
+    seen, stream, order = jax.tree.map(np.asarray, (observation, stream, order))
     if not seen.finite.all():
         raise FloatingPointError(
             f"{split}: step {int(np.argmin(seen.finite))} met values that are not finite. Lower "

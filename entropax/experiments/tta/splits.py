@@ -146,7 +146,7 @@ def _load_target(config: Config, path: Path, train: ImageSet) -> ImageSet:
     if unknown := sorted(set(target.class_names) - set(train.class_names)):
         raise ValueError(
             f"{path} has classes that the network does not know: {', '.join(unknown[:5])}; it "
-            f"knows {', '.join(train.class_names[:10])}. Rename them, or pass images without labels."
+            f"knows {', '.join(train.class_names[:10])}. Rename them, or leave the labels out."
         )
     number = np.array([train.class_names.index(name) for name in target.class_names], np.int32)
     return ImageSet(target.images, number[target.labels], train.class_names)
