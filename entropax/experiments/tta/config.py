@@ -97,6 +97,9 @@ class Config:
     """Of its training; by default 4, or more until there are 600 steps."""
 
     def __post_init__(self) -> None:
+        for name in ("path", "data_dir", "target", "run_dir"):
+            if (place := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(place))  # a string does as well
         positive = {
             "learning_rate": self.learning_rate,
             "steps": self.steps,

@@ -175,6 +175,13 @@ def summary_table(report: Report) -> Table:
             for name, error in errors.items()
         ),
     ]
+    idle = [f"{row['name']} {row['severity']}" for row in rows if row["selected"] == 0]
+    if idle:
+        lines.insert(
+            1,
+            f"nothing was learnt from {len(idle)} splits, no prediction being certain "
+            f"enough: {', '.join(idle[:5])}",
+        )
     table.caption = "\n".join(lines)
     return table
 
