@@ -131,21 +131,23 @@ def fit_flip_curve(
     accuracies: ArrayLike,
     *,
     target: Target,
-    form: Form = "logistic",
+    form: Form = "quadratic",
 ) -> FlipCurve:
     r"""Fit a curve through the flip rates and accuracies of calibration splits.
 
-    The default is a logistic curve in a power of the rate, by least squares on the accuracy:
+    The default is the published quadratic, kept from rising: the least-squares solution of
 
-    $$f(x) = \frac{1}{1 + \exp(-a + b x^{p})}, \qquad b \ge 0,\ 0.2 \le p \le 3.$$
+    $$f(x) = \sum_{i=0}^{2} \beta_i \binom{2}{i} u^i (1 - u)^{2-i}, \qquad
+      u = \min(x / x_{\max}, 1), \quad \beta_0 \ge \beta_1 \ge \beta_2 \ge 0.$$
 
     Args:
       rates: `[m]` flip rates in [0, 1]; a number of flips divided by the number of images.
       accuracies: `[m]` in [0, 1].
       target: whose accuracies these are; estimates carry the name.
-      form: `"logistic"`; `"linear"`, `"quadratic"`, `"cubic"`: the polynomial that fits best among
-        those that do not rise within the fitted range, constant beyond it; `"isotonic"`: the
-        falling step function, with straight lines between the splits. All are clipped to [0, 1].
+      form: `"linear"`, `"quadratic"`, `"cubic"`: the polynomial with falling Bernstein coefficients
+        as above, constant beyond the largest calibration rate; `"logistic"`:
+        $1 / (1 + \exp(-a + b x^p))$ with $b \ge 0$, which goes on falling there; `"isotonic"`: the
+        best falling sequence of points, joined by straight lines. All are clipped to [0, 1].
 
     Returns:
       The curve, with what its intervals need. If all rates are equal, it is the constant mean.
@@ -156,7 +158,7 @@ def fit_flip_curve(
 
     >>> curve = fit_flip_curve([0, 0.01, 0.05, 0.1], [0.95, 0.9, 0.7, 0.5], target="adapted")
     >>> round(float(curve.estimate(0.07).value), 2)
-    0.62
+    0.61
     """
     rates, accuracies = np.asarray(rates, float), np.asarray(accuracies, float)
     if rates.ndim != 1 or rates.shape != accuracies.shape or len(rates) < 4:

@@ -6,6 +6,7 @@ from typing import Literal
 import flax.linen as nn
 from jaxtyping import Float
 
+from entropax.models.convolution import convolution
 from entropax.types import Array
 
 
@@ -23,7 +24,7 @@ class ConvNet(nn.Module):
     Call it with `train=True` (and `mutable=["batch_stats"]`) to update running statistics. Its
     adapted parameters are those of `norm0`, `norm1`, ...
 
-    >>> import jax
+    >>> import jax, jax.numpy as jnp
     >>> module = ConvNet(num_classes=10)
     >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     >>> module.apply(variables, jnp.zeros((5, 28, 28, 1))).shape
@@ -40,7 +41,14 @@ class ConvNet(nn.Module):
     ) -> Float[Array, "b c"]:
         """Return the logits `[b, num_classes]` of images `[b, h, w, channels]`."""
         for i, width in enumerate(self.features):
-            x = nn.Conv(width, (3, 3), (2, 2), use_bias=False, name=f"conv{i}")(x)
+            x = nn.Conv(
+                width,
+                (3, 3),
+                (2, 2),
+                use_bias=False,
+                conv_general_dilated=convolution,
+                name=f"conv{i}",
+            )(x)
             x = nn.relu(self._normalisation(f"norm{i}", width, train)(x))
         return nn.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
 from entropax.types import ApplyFn, Array, Variables
@@ -19,8 +20,8 @@ def running_statistics(module: nn.Module, **call: Any) -> ApplyFn:
       call: keyword arguments of its `__call__` that select evaluation, such as `train=False`.
     """
 
-    def apply_fn(variables: Variables, x: Array) -> Array:
-        return cast(Array, module.apply(variables, x, **call))
+    def apply_fn(variables: Variables, x: Array | np.ndarray) -> Array:
+        return cast(Array, module.apply(variables, jnp.asarray(x), **call))
 
     return apply_fn
 
@@ -61,7 +62,9 @@ def batch_statistics(module: nn.Module, *, batch_weight: float = 1.0, **call: An
     if not 0 < batch_weight <= 1:
         raise ValueError(f"`batch_weight` must be in (0, 1], got {batch_weight}.")
 
-    def apply_fn(variables: Variables, x: Array, where: Bool[Array, " b"] | None = None) -> Array:
+    def apply_fn(
+        variables: Variables, x: Array | np.ndarray, where: Bool[Array, " b"] | None = None
+    ) -> Array:
         where = jnp.ones(len(x), bool) if where is None else where
 
         def intercept(layer_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -70,7 +73,7 @@ def batch_statistics(module: nn.Module, *, batch_weight: float = 1.0, **call: An
             return layer_call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
-            return cast(Array, module.apply(variables, x, **call))
+            return cast(Array, module.apply(variables, jnp.asarray(x), **call))
 
     return apply_fn
 

@@ -48,7 +48,7 @@ def test_curves_fall_and_stay_in_the_unit_interval(form, seed):
 
 def test_logistic_curve_is_recovered():
     accuracies = 1 / (1 + np.exp(-2.5 + 12 * RATES**0.7))
-    curve = fit_flip_curve(RATES, accuracies, target="adapted")
+    curve = fit_flip_curve(RATES, accuracies, target="adapted", form="logistic")
     new = np.array([0.005, 0.03, 0.12])
     np.testing.assert_allclose(
         curve.estimate(new).value, 1 / (1 + np.exp(-2.5 + 12 * new**0.7)), atol=1e-5

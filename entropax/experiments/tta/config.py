@@ -59,7 +59,7 @@ class Config:
 
     method: Tent | Eta | Eata | Rdumb = field(default_factory=Rdumb)
     """How to adapt."""
-    learning_rate: float = 5e-3
+    learning_rate: float = 2e-2
     """Of SGD on the scales and shifts of the normalisation layers."""
     momentum: float = 0.9
     """Of SGD."""
@@ -75,7 +75,7 @@ class Config:
     adapted network's."""
     flips: Literal["weighted", "unweighted"] = "weighted"
     """Weigh each flip by the rank of the first confidence, or not."""
-    form: Form = "logistic"
+    form: Form = "quadratic"
     """Form of the curve from flips to accuracy."""
     level: float = 0.9
     """Nominal coverage of the intervals."""

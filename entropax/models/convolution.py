@@ -1,0 +1,62 @@
+"""A convolution whose gradient is fast inside a compiled loop on the CPU.
+
+The gradient of a convolution with respect to its input is a convolution by the mirrored kernel with
+its two channel axes exchanged. Inside the body of a `lax.scan`, XLA leaves this exchange to the
+convolution, and the CPU has no fast code for that layout: adaptation of a small network then spends
+most of its time there. Here the axes are exchanged first.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+
+from entropax.types import Array
+
+_CHANNELS_LAST = ("NHWC", "HWIO", "NHWC")
+_CHANNELS_EXCHANGED = ("NHWC", "HWOI", "NHWC")
+# Measured: from 6 x 6 inputs on it is 1.3 to 2.5 times as fast, below that up to 3 times slower.
+_SMALLEST_SIDE = 6
+
+
+def convolution(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Any, **options: Any
+) -> Array:
+    """A drop-in for `jax.lax.conv_general_dilated`, to be passed to linen's `nn.Conv`.
+
+    Values and derivatives of any order and mode are those of `jax.lax.conv_general_dilated`; only
+    the order of the work differs. It takes effect on images `[b, h, w, i]` with kernels
+    `[kh, kw, i, o]` in one group, unless the images are tiny; other convolutions are passed on as
+    they are.
+
+    Args:
+      x: the images.
+      kernel: the kernel.
+      strides: two numbers.
+      padding: `"SAME"`, `"VALID"` or two pairs.
+      options: those of `jax.lax.conv_general_dilated`.
+
+    >>> import flax.linen as nn
+    >>> layer = nn.Conv(8, (3, 3), conv_general_dilated=convolution)
+    """
+    numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, options.get("dimension_numbers"))
+    images = lax.conv_dimension_numbers((1,) * x.ndim, (1,) * kernel.ndim, _CHANNELS_LAST)
+    small = min(x.shape[1:3]) < _SMALLEST_SIDE
+    if numbers != images or options.get("feature_group_count", 1) != 1 or small:
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+    @jax.custom_jvp
+    def convolve(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+    @convolve.defjvp
+    def jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+        (x, kernel), (x_dot, kernel_dot) = primals, tangents
+        # Transposing this convolution exchanges the channels back, to the layout that is fast.
+        exchanged = kernel.swapaxes(2, 3)
+        numbers = {**options, "dimension_numbers": _CHANNELS_EXCHANGED}
+        by_input = lax.conv_general_dilated(x_dot, exchanged, strides, padding, **numbers)
+        return convolve(x, kernel), by_input + convolve(x, kernel_dot)
+
+    return convolve(x, kernel)

@@ -1,0 +1,24 @@
+"""The README's Python runs as it stands, from top to bottom."""
+
+import re
+from pathlib import Path
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_two_set_up_commands():
+    block = re.search(r"<!-- setup -->\n```sh\n(.*?)```\n<!-- /setup -->", README, re.DOTALL)
+    assert block is not None
+    assert len(block[1].splitlines()) == 2
+
+
+def test_examples(capsys):
+    namespace = {}
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(code, "README.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert printed.startswith("Estimate(value=")
+    estimate = namespace["curve"].estimate(namespace["flip_rate"](namespace["unlabelled"]))
+    assert 0.5 < estimate.value < 1
+    assert estimate.target == "batch_statistics"
+    assert namespace["adapter"].init({"norm": {"scale": 1.0}}).params == {"norm": {"scale": 1.0}}
