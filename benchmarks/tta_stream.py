@@ -47,7 +47,8 @@ class DigitsNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Return the logits `[b, 10]` of images `[b, h, w, 1]`."""
         for i, (width, stride) in enumerate(((8, 1), (16, 2))):
-            x = nn.Conv(width, (3, 3), stride, padding=1, use_bias=False, name=f"conv{i}")(x)
+            convolve = {"conv_general_dilated": models.convolution, "name": f"conv{i}"}
+            x = nn.Conv(width, (3, 3), stride, padding=1, use_bias=False, **convolve)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train, name=f"norm{i}")(x))
         return nn.Dense(CLASSES, name="head")(x.mean((1, 2)))
 

@@ -24,11 +24,12 @@ def restore_variables(path: str | Path, like: Variables) -> Variables:
     Args:
       path: the folder.
       like: a tree of the same structure with the expected shapes and dtypes, arrays or
-        `jax.ShapeDtypeStruct`s (`jax.eval_shape(module.init, ...)` makes one for free).
+        `jax.ShapeDtypeStruct`s (`jax.eval_shape(module.init, ...)` makes one for free). Where its
+        leaves have a sharding, the arrays get it; otherwise they go to the first local device.
 
     Raises:
       FileNotFoundError: there is no such folder.
-      ValueError: the stored tree has another structure or other shapes.
+      ValueError: the stored tree has another structure, other shapes or dtypes.
     """
     path = Path(path).absolute()
     if not path.is_dir():
@@ -49,15 +50,22 @@ def restore_variables(path: str | Path, like: Variables) -> Variables:
                 + (f"; {other}" if other else "")
                 + "."
             )
+        # Devices are those of this process, not those that wrote the checkpoint.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        places = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or here, like)
         return checkpointer.restore(
-            path, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+            path,
+            jax.tree.map(
+                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                like,
+                places,
+            ),
         )
 
 
-def _shapes(tree: Variables) -> dict[str, tuple[int, ...]]:
-    """Shape by path; the metadata of a checkpoint and its arrays name their paths alike."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+def _shapes(tree: Variables) -> dict[str, str]:
+    """Dtype and shape by path; a checkpoint's metadata and its arrays name their paths alike."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }

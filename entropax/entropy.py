@@ -22,16 +22,16 @@ def shannon(
       where: entries that count; the others contribute nothing.
 
     Returns:
-      `[...]` entropies in `[0, ln c]`. At `p_k = 0` the derivative, which is infinite, is taken
-      to be 0, so that gradients stay finite.
+      `[...]` entropies in `[0, ln c]`; NaN where a probability is negative or NaN. At `p_k = 0`
+      the derivative, which is infinite, is taken to be 0, so that gradients stay finite.
 
     Reference: C. E. Shannon, "A mathematical theory of communication" (1948), section 6.
 
     >>> float(shannon(jnp.array([0.5, 0.5, 0.0])))  # ln 2
     0.6931471824645996
     """
-    positive = probs > 0 if where is None else (probs > 0) & where
-    safe = jnp.where(positive, probs, 1)
+    counts = probs != 0 if where is None else (probs != 0) & where
+    safe = jnp.where(counts, probs, 1)
     return -jnp.sum(safe * jnp.log(safe), axis=-1)
 
 
@@ -47,7 +47,7 @@ def softmax_entropy(
       where: classes that count; the others get probability 0.
 
     Returns:
-      `[...]` entropies in `[0, ln c]`; NaN where a logit is NaN or `+inf`.
+      `[...]` entropies in `[0, ln c]`; NaN where a logit is NaN or `+inf`, or no class counts.
 
     >>> float(softmax_entropy(jnp.array([7.0, 7.0, -jnp.inf])))  # ln 2
     0.6931471824645996

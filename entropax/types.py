@@ -34,7 +34,10 @@ class Batch(NamedTuple):
 def forward(apply_fn: ApplyFn) -> Callable[[Variables, Batch], Float[Array, "b c"]]:
     """Turn `apply_fn(variables, x)` or `apply_fn(variables, x, where=...)` into a map on batches.
 
-    Padding may hold anything, NaN included: it is set to zero on the way in.
+    Raises, when it is traced, a ValueError if the batch or the logits have other shapes.
+
+    Padding may hold anything, NaN included: it is replaced by the first real example, which every
+    network can digest. Logits come back in float32 at least, for the entropies to be exact.
 
     >>> logits_of = forward(lambda variables, x: x @ variables)
     >>> logits_of(jnp.eye(2), Batch(jnp.ones((3, 2)), jnp.ones(3, bool))).shape
@@ -43,8 +46,20 @@ def forward(apply_fn: ApplyFn) -> Callable[[Variables, Batch], Float[Array, "b c
     takes_where = "where" in inspect.signature(apply_fn).parameters
 
     def logits_of(variables: Variables, batch: Batch) -> Float[Array, "b c"]:
+        if not isinstance(batch, Batch) or batch.where.shape != batch.x.shape[:1]:
+            raise ValueError(
+                "A step takes one Batch(x, where) with x [b, ...] and a boolean where [b], got "
+                f"{jax.tree.map(jnp.shape, batch)}."
+            )
         rows = batch.where.reshape((-1,) + (1,) * (batch.x.ndim - 1))
-        x = jnp.where(rows, batch.x, 0)
-        return apply_fn(variables, x, **({"where": batch.where} if takes_where else {}))
+        first = jnp.where(jnp.any(batch.where), batch.x[jnp.argmax(batch.where)], 0)
+        x = jnp.where(rows, batch.x, first)
+        logits = apply_fn(variables, x, **({"where": batch.where} if takes_where else {}))
+        if not isinstance(logits, jax.Array) or logits.ndim != 2 or len(logits) != len(x):
+            raise ValueError(
+                f"`apply_fn` must return one array of logits [{len(x)}, c], got "
+                f"{jax.tree.map(jnp.shape, logits)}; wrap it to return the logits alone."
+            )
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     return logits_of

@@ -32,7 +32,7 @@ def test_an_existing_checkpoint_is_not_overwritten(tmp_path):
     [
         (
             {"params": {"bn": {"scale": jnp.ones(4)}}, "batch_stats": {"mean": jnp.ones((2, 2))}},
-            r"another network; params/bn/scale is \(3,\), expected \(4,\)",
+            r"another network; params/bn/scale is float32\[3\], expected float32\[4\]",
         ),
         (
             {"params": {"bn": {"scale": jnp.arange(3.0)}}},

@@ -1,5 +1,6 @@
 """Folders of image files, one folder a class: the layout known as ImageFolder."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def load_folder(
                 f"{root} holds neither class folders nor images; looked for "
                 f"CLASS/*{{{','.join(SUFFIXES)}}} and the same without CLASS."
             )
-        return image_set(_decode(loose, size), origin=root)
+        return _named(image_set(_decode(loose, size), origin=root), loose, root)
     names = tuple(class_names) if class_names is not None else classes
     if unlisted := [name for name in classes if name not in names]:
         raise ValueError(f"{root}: no label is known for the class folders {_some(unlisted)}.")
@@ -60,7 +61,8 @@ def load_folder(
             raise ValueError(_no_images_in_class(root, name))
         files += members
         labels += [names.index(name)] * len(members)
-    return image_set(_decode(files, size), np.array(labels), class_names=names, origin=root)
+    loaded = image_set(_decode(files, size), np.array(labels), class_names=names, origin=root)
+    return _named(loaded, files, root)
 
 
 def class_folders(path: str | Path) -> tuple[str, ...]:
@@ -108,12 +110,16 @@ def load_folder_split(path: str | Path, split: str, *, size: int | None = None) 
     if found is None:
         raise FileNotFoundError(
             f"{root} has no folder for the split {split!r}; looked for {', '.join(candidates)} "
-            f"and found {_some(folders) if folders else 'no folders'}. For a folder without "
-            "splits pass split=None."
+            f"and found {_some(folders) if folders else 'no folders'}. Expected "
+            f"{root}/{split}/CLASS/*.png."
         )
     siblings = {*folder_splits(root), found}
     classes = sorted({name for sibling in siblings for name in class_folders(root / sibling)})
     return load_folder(root / found, size=size, class_names=classes)
+
+
+def _named(images: ImageSet, files: Sequence[Path], root: Path) -> ImageSet:
+    return dataclasses.replace(images, names=tuple(str(file.relative_to(root)) for file in files))
 
 
 def _image_files(folder: Path) -> list[Path]:

@@ -15,11 +15,13 @@ class ImageSet:
       images: `[n, h, w, c]` uint8, `c` is 1 (grey) or 3 (RGB).
       labels: `[n]` int32 in `[0, len(class_names))`, or None when they are unknown.
       class_names: one name a class, in label order; empty when labels are unknown.
+      names: one name an image, for images from files; empty otherwise.
     """
 
     images: np.ndarray
     labels: np.ndarray | None
     class_names: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -1,7 +1,6 @@
 """Accuracy without labels.
 
 - `fit_flip_curve`, `FlipCurve`: from label flips (`tta.count_flips`), with intervals.
-- `flip_rate_stderr`: how well a flip rate is known.
 - `published_accuracy`: the polynomials published for ImageNet.
 - `average_confidence`: the baseline.
 """
@@ -12,7 +11,6 @@ from entropax.estimation.flip_curve import (
     Estimate,
     FlipCurve,
     fit_flip_curve,
-    flip_rate_stderr,
     published_accuracy,
 )
 
@@ -22,6 +20,5 @@ __all__ = [
     "FlipCurve",
     "average_confidence",
     "fit_flip_curve",
-    "flip_rate_stderr",
     "published_accuracy",
 ]

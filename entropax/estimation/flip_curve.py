@@ -12,11 +12,12 @@ error rate; the third is an error of the rate that is carried through the curve.
 Everything here is float64 on the host: some dozens of points, fitted once.
 
 References:
-  O. Press et al., "The entropy enigma: success and failure of entropy minimization" (2024),
-    section 4 and appendix D: the idea and the published polynomials.
+  O. Press et al., "The entropy enigma: success and failure of entropy minimization" (2024):
+    the idea, and the polynomials of its published code.
   R. F. Barber et al., "Predictive inference with the jackknife+" (2021), equation 1.4.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -79,20 +80,25 @@ class FlipCurve(NamedTuple):
     def estimate(self, rate: ArrayLike, *, stderr: ArrayLike = 0.0, level: float = 0.9) -> Estimate:
         r"""Accuracy at a flip rate, with an interval of nominal coverage `level`.
 
-        $$\big[\,q_{\alpha}\{f_{-j}(x') - r_j (1 - f_{-j}(x'))\},\;
-              q_{1-\alpha}\{f_{-j}(x') + r_j (1 - f_{-j}(x'))\}\big], \qquad
-          \alpha = 1 - \mathrm{level},$$
+        $$\big[\,q_{\alpha}\{f_{-j}(x') - r_j e(f_{-j}(x'))\},\;
+              q_{1-\alpha}\{f_{-j}(x') + r_j e(f_{-j}(x'))\}\big], \qquad
+          e(f) = \max(1 - f, 0.02), \quad \alpha = 1 - \mathrm{level},$$
 
-        with quantiles over calibration splits $j$ and rates $x'$ drawn around $x$ with its standard
-        error; $q$ are the finite-sample quantiles of the jackknife+. With fewer than
-        $1/\alpha - 1$ splits the interval is [0, 1].
+        with quantiles over calibration splits $j$ and rates $x'$ spread around $x$ with its
+        standard error; the rank of $q$ among $m$ splits is $\lfloor \alpha (m + 1) \rfloor$, from
+        below or from above. If that is 0, the interval is [0, 1]. Beyond the calibration rates the
+        interval is one-sided: it reaches to 0 above the largest, to 1 below the smallest.
+
+        The calibration rates have errors of their own, which the residuals contain already, so that
+        `stderr` makes the interval a little too wide rather than too narrow.
 
         Args:
           rate: `[...]` flip rates, measured as those of the calibration were: same adapter, same
             number of steps, same weighting.
-          stderr: `[...]` their standard errors, from `flip_rate_stderr`; 0 for none.
+          stderr: `[...]` their standard errors (`tta.Flips.weighted_stderr`); 0 for none.
           level: nominal coverage. For a shift that is exchangeable with the calibration splits the
-            jackknife+ covers at least 2 `level` - 1, and usually about `level`.
+            jackknife+ covers at least 2 `level` - 1, and usually about `level`. Severities of one
+            corruption resemble each other, so that they are fewer splits than they seem.
 
         Raises:
           ValueError: a rate that is not in [0, 1], a negative `stderr`, a `level` not in (0, 1).
@@ -110,13 +116,18 @@ class FlipCurve(NamedTuple):
         shape = (*rate.shape, -1)
         value = np.asarray(self.curve(rate))
         splits = len(self.left_out)
-        if (1 - level) * (splits + 1) < 1:
+        # The rank of the jackknife+ among the splits; 1 - 0.9 is a hair below 0.1.
+        tail = math.floor((1 - level) * (splits + 1) + 1e-9)
+        if tail == 0:
             lower, upper = np.zeros_like(value), np.ones_like(value)
         else:
-            rank = int((1 - level) * (splits + 1) * len(_NORMAL)) - 1
+            rank = tail * len(_NORMAL) - 1
             lower = np.sort((centre - spread).reshape(shape), axis=-1)[..., rank]
             upper = np.sort((centre + spread).reshape(shape), axis=-1)[..., -1 - rank]
+        # Outside the fitted range a falling curve is known to be below or above, and no more.
         smallest, largest = self.fitted_range
+        lower = np.where(rate > largest, 0, lower)
+        upper = np.where(rate < smallest, 1, upper)
         return Estimate(
             value=value,
             lower=np.clip(np.minimum(lower, value), 0, 1),
@@ -190,33 +201,13 @@ def fit_flip_curve(
     )
 
 
-def flip_rate_stderr(
-    changed: Float[np.ndarray, "*splits n"], *, where: Bool[np.ndarray, "*#splits n"] | None = None
-) -> Float[np.ndarray, "*splits"]:
-    r"""Standard error of a flip rate, from the contribution of every held image.
-
-    $$\mathrm{se} = \sqrt{\frac{1}{n(n-1)} \sum_i (w_i - \bar w)^2}, \qquad
-      w_i = r_i \mathbf 1[\text{label } i \text{ flipped}].$$
-
-    Args:
-      changed: `[..., n]` weight of the image if its label flipped, else 0.
-      where: images that count; two at least.
-
-    >>> float(flip_rate_stderr(np.array([0.0, 0.0, 1.0, 1.0])).round(3))
-    0.289
-    """
-    where = np.broadcast_to(True if where is None else where, changed.shape)
-    n = np.sum(where, axis=-1)
-    variance = np.var(changed, axis=-1, ddof=1, where=where)
-    return np.asarray(np.sqrt(variance / n))
-
-
 def published_accuracy(rate: ArrayLike, name: str, *, compat: str | None = None) -> np.ndarray:
     """Accuracy by one of the polynomials published for a ResNet-50 on ImageNet.
 
-    They were fitted on ImageNet validation images under 4 corruptions with RDumb after 990 steps,
-    for weighted flips (`"weighted_quadratic"`) and unweighted ones (`"unweighted_linear"`,
-    `"unweighted_quadratic"`). For any other network or data set fit your own.
+    Their target is the source network, with its running statistics. They were fitted on ImageNet
+    validation images under 4 corruptions with RDumb after 990 steps, for weighted flips
+    (`"weighted_quadratic"`) and unweighted ones (`"unweighted_linear"`, `"unweighted_quadratic"`).
+    For any other network or data set fit your own.
 
     Args:
       rate: `[...]` flip rates.
@@ -229,9 +220,9 @@ def published_accuracy(rate: ArrayLike, name: str, *, compat: str | None = None)
       `[...]` accuracies.
 
     Raises:
-      ValueError: an unknown name or mode.
+      ValueError: an unknown name or mode, a rate that is not in [0, 1].
 
-    Reference: O. Press et al. (2024), section 4 and its published code.
+    Reference: O. Press et al. (2024), published code.
 
     >>> float(published_accuracy(0.1, "unweighted_linear").round(4))
     0.7323
@@ -241,8 +232,9 @@ def published_accuracy(rate: ArrayLike, name: str, *, compat: str | None = None)
         raise ValueError(f"`name` must be one of {known}, got {name!r}.")
     if compat not in (None, "reference"):
         raise ValueError(f"`compat` must be None or 'reference', got {compat!r}.")
-    coefficients = PUBLISHED_POLYNOMIALS[name]
-    flips = 1000 * np.asarray(rate, float)
+    rate = np.asarray(rate, float)
+    _check_rates(rate)
+    coefficients, flips = PUBLISHED_POLYNOMIALS[name], 1000 * rate
     if compat == "reference":
         return np.asarray(np.polyval(coefficients, flips) / 100)
     if len(coefficients) == 3 and coefficients[0] > 0:

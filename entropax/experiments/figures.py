@@ -19,7 +19,7 @@ def draw_estimates(
     calibration: Float[np.ndarray, "2 k"],
     test: Float[np.ndarray, "5 m"],
     confidence: Float[np.ndarray, " m"],
-    target: float | None,
+    targets: Float[np.ndarray, " t"],
     level: float,
     title: str,
 ) -> None:
@@ -32,7 +32,7 @@ def draw_estimates(
       test: flip rate, accuracy, estimate, lower and upper end of each test split; there may be
         none.
       confidence: the average-confidence estimates of the test splits.
-      target: flip rate of images without labels, if any.
+      targets: flip rates of the user's own images, if any.
       level: nominal coverage of the intervals.
       title: of the whole figure.
     """
@@ -62,15 +62,16 @@ def draw_estimates(
         )
         left.legend(loc="lower right", frameon=False)
 
-        largest = max([*rates, *calibration[0], target or 0.0, 1e-3])
+        largest = max([*rates, *calibration[0], *targets, 1e-3])
         grid = np.linspace(0, min(1.0, 1.05 * largest), 200)
         band = curve.estimate(grid, level=level)
         right.fill_between(grid, band.lower, band.upper, color=_FLIPS, alpha=0.12, linewidth=0)
         right.plot(grid, band.value, color=_FLIPS, label="fitted curve")
         right.plot(*calibration, "s", color=_INK, markersize=4, label="calibration splits")
         right.plot(rates, truth, "o", color=_FLIPS, markersize=4, mfc="none", label="test splits")
-        if target is not None:
-            right.axvline(target, color=_CONFIDENCE, linewidth=1.2, label="your images")
+        for i, rate in enumerate(targets):
+            label = "your images" if i == 0 else None
+            right.axvline(rate, color=_CONFIDENCE, linewidth=1.2, label=label)
         right.set(xlabel="flip rate", ylabel="true accuracy", ylim=(bottom, 1.02))
         right.set_xlim(left=-0.01 * grid[-1])
         right.legend(loc="best", frameon=False)

@@ -1,7 +1,6 @@
 """A small convolutional classifier."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import flax.linen as nn
 from jaxtyping import Float
@@ -19,7 +18,7 @@ class ConvNet(nn.Module):
     Attributes:
       num_classes: number of logits.
       features: channels of each block.
-      norm: `"batch"`, `"group"` (groups of at most 8 channels) or `"layer"`.
+      norm: `"batch"`, `"group"` (one group for every 8 channels) or `"layer"`.
 
     Call it with `train=True` (and `mutable=["batch_stats"]`) to update running statistics. Its
     adapted parameters are those of `norm0`, `norm1`, ...
@@ -33,7 +32,7 @@ class ConvNet(nn.Module):
 
     num_classes: int
     features: Sequence[int] = (32, 64, 64)
-    norm: Literal["batch", "group", "layer"] = "batch"
+    norm: str = "batch"
 
     @nn.compact
     def __call__(

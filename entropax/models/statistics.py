@@ -69,7 +69,8 @@ def batch_statistics(module: nn.Module, *, batch_weight: float = 1.0, **call: An
 
         def intercept(layer_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
-                return _normalise(context.module, args[0], where, batch_weight)
+                x = args[0] if args else kwargs["x"]
+                return _normalise(context.module, x, where, batch_weight)
             return layer_call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
@@ -90,7 +91,13 @@ def _normalise(
     broadcast = tuple(x.shape[axis] if axis in features else 1 for axis in range(x.ndim))
 
     def variable(collection: str, name: str) -> Array:
-        return cast(Array, layer.get_variable(collection, name)).reshape(broadcast)
+        value: Any = layer.get_variable(collection, name)
+        if value is None:
+            raise ValueError(
+                f"The variables hold no {collection!r} for the BatchNorm {layer.name!r}; pass all "
+                "collections, as module.init returns them."
+            )
+        return cast(Array, value).reshape(broadcast)
 
     x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mask = where.reshape((-1,) + (1,) * (x.ndim - 1))

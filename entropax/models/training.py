@@ -1,5 +1,6 @@
 """Supervised training of a source classifier."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -44,12 +45,20 @@ def fit_classifier(
       Variables with `params` and `batch_stats`.
 
     Raises:
-      ValueError: a size or rate that is not positive, fewer images than a batch, one class only.
+      FloatingPointError: the loss is not finite.
+      ValueError: a size or rate that is not positive, fewer images than a batch, one class only,
+        labels that are not classes of the network or not one for each image.
     """
     positive = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"`{name}` must be positive, got {value}.")
+    if images.dtype != np.uint8:
+        raise ValueError(f"Images must be uint8 in 0..255, got {images.dtype}.")
+    if len(images) != len(labels):
+        raise ValueError(f"There are {len(images)} images and {len(labels)} labels.")
+    if shift < 0:
+        raise ValueError(f"`shift` must not be negative, got {shift}.")
     if len(images) < batch_size:
         raise ValueError(f"{len(images)} images do not fill one batch of {batch_size}.")
     if len(np.unique(labels)) < 2:
@@ -61,8 +70,18 @@ def fit_classifier(
     )
     tx = optax.adamw(schedule, weight_decay=weight_decay)
     key_init, key_order = jax.random.split(key)
-    variables = module.init(key_init, jnp.zeros((1, *images.shape[1:])))
+    example = jnp.zeros((1, *images.shape[1:]))
+    variables = module.init(key_init, example, train=True)
     opt_state = tx.init(variables["params"])
+    logits, _ = jax.eval_shape(
+        lambda v: module.apply(v, example, train=True, mutable=["batch_stats"]), variables
+    )
+    classes = logits.shape[-1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"Labels must be in [0, {classes}), the classes of the network, got {labels.min()} to "
+            f"{labels.max()}."
+        )
 
     # One call a step instead of a scan: on the CPU, XLA computes the gradient of a convolution
     # kernel tens of times more slowly inside a loop body.
@@ -92,8 +111,13 @@ def fit_classifier(
                 variables, opt_state, key_step, images[chosen], labels[chosen]
             )
             losses.append(loss)
+        loss = float(jnp.mean(jnp.stack(losses)))
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss of epoch {epoch} is {loss}; lower `learning_rate`, {learning_rate}."
+            )
         if on_epoch is not None:
-            on_epoch(epoch, float(jnp.mean(jnp.stack(losses))))
+            on_epoch(epoch, loss)
     return variables
 
 

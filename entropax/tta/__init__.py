@@ -7,9 +7,10 @@ Every method is an `Adapter(init, step, predict)` whose `step` is a `jax.lax.sca
 - `eta`, `eata`: reliable and non-redundant examples only; EATA adds an anchor to the source weights
   (`fisher_information`).
 - `rdumb`: ETA with a periodic reset; `reset_every`, `repeat` and `map_inputs` wrap any adapter.
-- `adapt`: a whole stream as one scan.
+- `Batch(x, where)`: examples and which of them are real; `adapt`: a whole stream of batches as one
+  scan.
 - `count_flips`, `Flips`: predictions that change during adaptation, from which `estimation` reads
-  the accuracy; `confidence_rank` and `flip_rate` are its formulas.
+  the accuracy; `confidence_rank`, `flip_rate` and `flip_rate_stderr` are its formulas.
 - `is_norm_affine`, `partition`, `merge`: which variables are adapted.
 """
 
@@ -23,19 +24,21 @@ from entropax.tta.eata import (
     eta,
     fisher_information,
 )
-from entropax.tta.flips import Flips, confidence_rank, count_flips, flip_rate
+from entropax.tta.flips import Flips, confidence_rank, count_flips, flip_rate, flip_rate_stderr
 from entropax.tta.minimisation import minimise_entropy
 from entropax.tta.norm import norm
 from entropax.tta.parameters import is_norm_affine, merge, partition
 from entropax.tta.rdumb import rdumb
 from entropax.tta.tent import tent
 from entropax.tta.wrappers import map_inputs, repeat, reset_every
+from entropax.types import Batch
 
 __all__ = [
     "CIFAR10_LIMITS",
     "CIFAR100_LIMITS",
     "IMAGENET_LIMITS",
     "Adapter",
+    "Batch",
     "Flips",
     "Info",
     "Limits",
@@ -47,6 +50,7 @@ __all__ = [
     "eta",
     "fisher_information",
     "flip_rate",
+    "flip_rate_stderr",
     "is_norm_affine",
     "map_inputs",
     "merge",

@@ -103,8 +103,7 @@ def eata(
       ValueError: fewer than 2 classes, a limit that is not positive, a negative `fisher_weight`.
 
     Reference: S. Niu et al., "Efficient test-time model adaptation without forgetting" (2022),
-    equations 2 to 9. The paper's prose averages logits; this follows the published code, which
-    averages probabilities.
+    section 3, and its published code, which averages probabilities.
     """
     if fisher_weight < 0:
         raise ValueError(f"`fisher_weight` must not be negative, got {fisher_weight}.")
@@ -150,6 +149,10 @@ def _filtered(apply_fn, tx, num_classes, limits, trainable, penalty) -> Adapter:
         entropy: Float[Array, " b"],
         where: Bool[Array, " b"],
     ) -> tuple[Float[Array, " b"], Anchored]:
+        if logits.shape[-1] != num_classes:
+            raise ValueError(
+                f"`num_classes` is {num_classes}, but the network has {logits.shape[-1]} logits."
+            )
         probs = jax.nn.softmax(logits)
         mean, seen = memory.redundancy
         novel = jnp.abs(_cosine(probs, mean)) < limits.cosine
@@ -195,7 +198,7 @@ def fisher_information(
     Raises:
       ValueError: there is no batch, or no parameter to adapt.
 
-    Reference: S. Niu et al. (2022), equation 9.
+    Reference: S. Niu et al. (2022), section 3.
     """
     if compat not in (None, "reference"):
         raise ValueError(f"`compat` must be None or 'reference', got {compat!r}.")
@@ -214,7 +217,7 @@ def fisher_information(
         count = jnp.sum(batch.where)
         if compat == "reference":
             grads = jax.grad(lambda p: jnp.sum(losses(p, batch)) / jnp.maximum(count, 1))(params)
-            return jax.tree.map(jnp.square, grads), jnp.ones(())
+            return jax.tree.map(jnp.square, grads), (count > 0).astype(float)
         per_example = jax.jacrev(losses)(params, batch)
         return jax.tree.map(lambda g: jnp.sum(g**2, axis=0), per_example), count.astype(float)
 

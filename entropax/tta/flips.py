@@ -32,6 +32,9 @@ class Flips(NamedTuple):
         finite, which counts as a flip.
       steps: `[k]` numbers of steps.
       where: `[n]` False on padding.
+      selected: `[t]` number of examples that each step learnt from. If it is 0 throughout, nothing
+        could flip, and the rate says nothing about the accuracy.
+      finite: `[t]` whether each step was free of NaN and infinity.
     """
 
     labels0: Int[Array, " n"]
@@ -39,12 +42,28 @@ class Flips(NamedTuple):
     labels: Int[Array, "k n"]
     steps: Int[Array, " k"]
     where: Bool[Array, " n"]
+    selected: Int[Array, " t"]
+    finite: Bool[Array, " t"]
+
+    @property
+    def rank(self) -> Float[Array, " n"]:
+        """Weight of each image: the rank of its first confidence."""
+        return confidence_rank(self.confidence0, where=self.where)
 
     @property
     def weighted(self) -> Float[Array, " k"]:
         """Weighted flip rate after `steps[k]` steps, in `[0, (n + 1) / 2n]`."""
-        rank = confidence_rank(self.confidence0, where=self.where)
-        return flip_rate(self.labels0, self.labels, weight=rank, where=self.where)
+        return flip_rate(self.labels0, self.labels, weight=self.rank, where=self.where)
+
+    @property
+    def weighted_stderr(self) -> Float[Array, " k"]:
+        """Standard error of `weighted`, for a random choice of the held images."""
+        return flip_rate_stderr(self.labels0, self.labels, weight=self.rank, where=self.where)
+
+    @property
+    def unweighted_stderr(self) -> Float[Array, " k"]:
+        """Standard error of `unweighted`."""
+        return flip_rate_stderr(self.labels0, self.labels, where=self.where)
 
     @property
     def unweighted(self) -> Float[Array, " k"]:
@@ -86,15 +105,26 @@ def count_flips(
         labels = jnp.where(finite, jnp.argmax(logits, axis=-1), -1)
         return labels, jnp.where(finite, jnp.max(jax.nn.softmax(logits), axis=-1), 0)
 
-    def stretch(state: State, part: Batch) -> tuple[State, Array]:
-        state, _ = jax.lax.scan(lambda s, b: (adapter.step(s, b)[0], None), state, part)
-        return state, predict(state)[0]
+    def step(state: State, batch: Batch) -> tuple[State, tuple[Array, Array]]:
+        state, info = adapter.step(state, batch)
+        return state, (info.selected, info.finite)
+
+    def stretch(state: State, part: Batch) -> tuple[State, tuple[Array, tuple[Array, Array]]]:
+        state, seen = jax.lax.scan(step, state, part)
+        return state, (predict(state)[0], seen)
 
     labels0, confidence0 = predict(state)
     parts = jax.tree.map(lambda a: a.reshape(-1, every, *a.shape[1:]), batches)
-    state, labels = jax.lax.scan(stretch, state, parts)
-    steps = every * (1 + jnp.arange(total // every))
-    return state, Flips(labels0, confidence0, labels, steps, held.where.reshape(-1))
+    state, (labels, (selected, finite)) = jax.lax.scan(stretch, state, parts)
+    return state, Flips(
+        labels0,
+        confidence0,
+        labels,
+        every * (1 + jnp.arange(total // every)),
+        held.where.reshape(-1),
+        selected.reshape(-1),
+        finite.reshape(-1),
+    )
 
 
 def confidence_rank(
@@ -147,7 +177,39 @@ def flip_rate(
     >>> float(flip_rate(jnp.array([0, 1, 2, 3]), jnp.array([0, 1, 2, 0])))
     0.25
     """
-    flipped = (labels0 != labels) | (labels < 0)
-    where = jnp.ones(flipped.shape, bool) if where is None else where
-    contribution = jnp.where(flipped & where, 1.0 if weight is None else weight, 0)
+    contribution, where = _contributions(labels0, labels, weight, where)
     return jnp.sum(contribution, axis=-1) / jnp.maximum(jnp.sum(where, axis=-1), 1)
+
+
+def flip_rate_stderr(
+    labels0: Int[Array, "*#batch n"],
+    labels: Int[Array, "*batch n"],
+    *,
+    weight: Float[Array, "*#batch n"] | None = None,
+    where: Bool[Array, "*#batch n"] | None = None,
+) -> Float[Array, "*batch"]:
+    r"""Standard error of `flip_rate` for a random choice of the images.
+
+    $$\mathrm{se} = \sqrt{\frac{1}{n (n - 1)} \sum_i (w_i - \bar w)^2}, \qquad
+      w_i = r_i\, \mathbf 1[\text{label } i \text{ changed}].$$
+
+    but no less than $1/n$: no flip among ten images does not mean that there is none among all.
+    Arguments are those of `flip_rate`.
+
+    >>> float(flip_rate_stderr(jnp.array([0, 1, 2, 3]), jnp.array([0, 1, 2, 0])))
+    0.25
+    """
+    contribution, where = _contributions(labels0, labels, weight, where)
+    n = jnp.sum(where, axis=-1)
+    mean = jnp.sum(contribution, axis=-1) / jnp.maximum(n, 1)
+    squares = jnp.where(where, jnp.square(contribution - mean[..., None]), 0)
+    stderr = jnp.sqrt(jnp.sum(squares, axis=-1) / jnp.maximum(n * (n - 1), 1))
+    return jnp.maximum(stderr, 1 / jnp.maximum(n, 1))
+
+
+def _contributions(
+    labels0: Array, labels: Array, weight: Array | None, where: Array | None
+) -> tuple[Array, Array]:
+    changed = (labels0 != labels) | (labels < 0)
+    where = jnp.broadcast_to(True if where is None else where, changed.shape)
+    return jnp.where(changed & where, 1.0 if weight is None else weight, 0), where

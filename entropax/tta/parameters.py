@@ -9,24 +9,28 @@ from entropax.types import Params, Variables
 
 PathPredicate = Callable[[str], bool]
 
-_NORM_LAYER = re.compile(r"norm|(?:^|_)(?:bn|gn|ln|in)\d*(?:$|_)", re.IGNORECASE)
+_NORM_LAYER = re.compile(
+    r"(?:Batch|Group|Layer|Instance|RMS)Norm"  # class names: BatchNorm_0, MyLayerNorm
+    r"|(?:^|_)(?:batch|group|layer|instance|rms)?_?norm_?\d*(?:$|_)"  # norm1, final_layer_norm
+    r"|(?:^|_)(?:bn|gn|ln)_?\d*(?:$|_)"  # bn1, ln_f
+)
 _AFFINE_NAMES = frozenset({"scale", "bias", "weight", "offset", "gamma", "beta"})
 
 
 def is_norm_affine(path: str) -> bool:
     """Whether a path names the scale or the shift of a normalisation layer.
 
-    The parent's name has to contain `norm`, or be `bn`, `gn`, `ln` or `in` up to digits and
-    underscores; the leaf has to be one of scale, bias, weight, offset, gamma, beta. This covers
-    BatchNorm, GroupNorm, LayerNorm, RMSNorm and InstanceNorm under the names that linen, nnx,
-    haiku and converted torch weights give them. Write your own predicate for other names.
+    The parent's name has to hold the class name of a layer (`BatchNorm_0`) or one of the words
+    norm, batch_norm, group_norm, layer_norm, instance_norm, rms_norm, bn, gn, ln, with or without
+    a number; the leaf has to be one of scale, bias, weight, offset, gamma, beta. Names say nothing
+    in an `nn.Sequential` of torch (`downsample.1.weight`): write your own predicate for those.
 
     >>> is_norm_affine("params/Block_0/BatchNorm_1/scale"), is_norm_affine("params/Conv_0/bias")
     (True, False)
     >>> is_norm_affine("layer1.0.bn2.weight"), is_norm_affine("batch_stats/BatchNorm_1/mean")
     (True, False)
     """
-    *parents, name = re.split(r"[/.]", path)
+    *parents, name = re.split(r"[/.]", path.removesuffix("/value"))  # nnx keeps arrays in .value
     return name in _AFFINE_NAMES and bool(parents) and bool(_NORM_LAYER.search(parents[-1]))
 
 

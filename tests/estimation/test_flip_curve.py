@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 import scipy.optimize
-from hypothesis import given
-from hypothesis import strategies as st
 from oracles import golden
 
-from entropax.estimation import fit_flip_curve, flip_rate_stderr, published_accuracy
+from entropax.estimation import fit_flip_curve, published_accuracy
 
 FORMS = ("logistic", "linear", "quadratic", "cubic", "isotonic")
 POLYNOMIALS = golden("tta/flips.json")["f_polynomials"]
@@ -100,22 +98,32 @@ def test_equal_rates_give_the_mean_and_flag_all_others():
     assert estimate.extrapolated.tolist() == [False, True]
 
 
-def test_interval_is_the_jackknife_plus():
-    """By hand, at no error of the rate: order statistics of f_-j(x) -+ r_j (1 - f_-j(x))."""
-    rates, accuracies = splits(2, n=19)
+@pytest.mark.parametrize(("n", "rank"), [(9, 1), (10, 1), (15, 1), (19, 2), (21, 2), (29, 3)])
+def test_interval_is_the_jackknife_plus(n, rank):
+    """By hand, at no error of the rate: order statistics of f_-j(x) -+ r_j e(f_-j(x))."""
+    rates, accuracies = splits(2, n=n)
     curve = fit_flip_curve(rates, accuracies, target="adapted", form="linear")
-    estimate = curve.estimate(0.03, level=0.9)
+    at = 0.5 * (rates.min() + rates.max())
+    estimate = curve.estimate(at, level=0.9)
     lower, upper = [], []
-    for j in range(19):
-        kept = np.arange(19) != j
+    for j in range(n):
+        kept = np.arange(n) != j
         other = fit_flip_curve(rates[kept], accuracies[kept], target="adapted", form="linear")
-        at_j, at_x = other.estimate([rates[j], 0.03]).value
+        at_j, at_x = other.estimate([rates[j], at]).value
         spread = abs(accuracies[j] - at_j) / max(1 - at_j, 0.02) * max(1 - at_x, 0.02)
         lower.append(at_x - spread)
         upper.append(at_x + spread)
-    # floor(0.1 * 20) = 2nd smallest and 2nd largest
-    assert float(estimate.lower) == pytest.approx(sorted(lower)[1], abs=1e-12)
-    assert float(estimate.upper) == pytest.approx(min(1, sorted(upper)[-2]), abs=1e-12)
+    assert float(estimate.lower) == pytest.approx(max(0, sorted(lower)[rank - 1]), abs=1e-12)
+    assert float(estimate.upper) == pytest.approx(min(1, sorted(upper)[-rank]), abs=1e-12)
+
+
+def test_intervals_are_one_sided_outside_the_fitted_range():
+    rates, accuracies = splits(2, n=19)
+    curve = fit_flip_curve(rates + 0.01, accuracies, target="adapted")
+    estimate = curve.estimate([0.005, 0.5])
+    assert estimate.upper[0] == 1
+    assert estimate.lower[0] > 0
+    assert estimate.lower[1] == 0
 
 
 @pytest.mark.parametrize("form", ["logistic", "quadratic"])
@@ -142,16 +150,6 @@ def test_too_few_splits_for_the_level_give_the_whole_interval():
     assert (float(estimate.lower), float(estimate.upper)) == (0, 1)
 
 
-@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=8, max_size=8))
-def test_stderr_of_a_mean(contributions):
-    changed = np.array(contributions)
-    expected = changed.std(ddof=1) / np.sqrt(8)
-    assert flip_rate_stderr(changed) == pytest.approx(expected)
-    padded = np.concatenate([changed, [99.0, 99.0]])
-    where = np.arange(10) < 8
-    assert flip_rate_stderr(padded, where=where) == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -160,6 +158,7 @@ def test_stderr_of_a_mean(contributions):
         (lambda: fit_flip_curve([5, 10, 20, 40], [0.5] * 4, target="adapted"), "must be in"),
         (lambda: fit_flip_curve([0.1] * 4, [50.0] * 4, target="adapted"), "divide percent by 100"),
         (lambda: fit_flip_curve([np.nan] * 4, [0.5] * 4, target="adapted"), "must be in"),
+        (lambda: published_accuracy(120, "unweighted_linear"), "divide a number of flips"),
         (lambda: published_accuracy(0.1, "cubic"), "must be one of weighted_quadratic"),
         (lambda: published_accuracy(0.1, "unweighted_linear", compat="x"), "`compat` must be"),
     ],

@@ -5,13 +5,21 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
+from entropax.checkpoint import restore_variables
 from entropax.data import load_digits
+from entropax.data.corruptions import corrupt
+from entropax.data.streams import one_pass, shuffled_stream
 from entropax.experiments import tta
 from entropax.experiments.tta import Config, program
+from entropax.models import ConvNet, batch_statistics, running_statistics
+from entropax.tta import count_flips, map_inputs, rdumb
 
 SMALL = Config(
     features=(8,),
@@ -61,6 +69,43 @@ def test_errors_are_those_of_the_rows(report):
     assert errors["average confidence"][1] == abs(row["confidence"] - row["batch_statistics"])
     fitted = np.mean([r["batch_statistics"] for r in report.family("calibration")])
     assert errors["constant"][1] == pytest.approx(abs(fitted - row["batch_statistics"]))
+
+
+def test_numbers_are_those_of_the_saved_network(config, report):
+    """Accuracies and flips once more, from the checkpoint, with the library alone."""
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits))
+    chosen = np.sort(order[797 + 150 : 797 + 300])
+    labels = digits.labels[chosen]
+    shifted = corrupt(digits.images[chosen], "impulse_noise", 5, seed=0)
+    module = ConvNet(num_classes=10, features=config.features)
+    like = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    variables = restore_variables(config.run_dir / "source", like)
+
+    row = report.family("test")[-1]
+    assert (row["name"], row["severity"]) == ("impulse_noise", 5)
+    logits = running_statistics(module)(variables, shifted / 255.0)
+    right = np.asarray(logits).argmax(-1) == labels
+    assert row["source"] == pytest.approx(np.mean(right), abs=1e-6)
+    clean = running_statistics(module)(variables, digits.images[chosen] / 255.0)
+    assert np.mean(np.asarray(clean).argmax(-1) == labels) > 0.75
+
+    tx = optax.sgd(config.learning_rate, momentum=0.9)
+    adapter = rdumb(batch_statistics(module), tx, num_classes=10)
+    on_images = map_inputs(adapter, lambda rows: jnp.asarray(shifted)[rows] / 255.0)
+    stream = shuffled_stream(150, batch_size=32, steps=6, seed=1)
+    whole = one_pass(150, batch_size=32, seed=2)
+    count = jax.jit(lambda s, b: count_flips(on_images, on_images.init(variables), s, b))
+    _, flips = count(stream, whole)
+    rows = np.asarray(whole.x).ravel()[:150]
+    initial = np.asarray(flips.labels0)[:150]
+    assert row["batch_statistics"] == pytest.approx(np.mean(initial == labels[rows]), abs=1e-6)
+    held = flips._replace(where=jnp.arange(len(flips.where)) < config.held)
+    assert row["weighted_flips"] == pytest.approx(float(held.weighted[0]), abs=1e-6)
+    assert row["weighted_flips_stderr"] == pytest.approx(float(held.weighted_stderr[0]), abs=1e-6)
+    assert row["weighted_flips"] != pytest.approx(float(flips.weighted[0]), abs=1e-6)
+    widened = report.curve.estimate(row["weighted_flips"], stderr=row["weighted_flips_stderr"])
+    assert (row["lower"], row["upper"]) == (widened.lower, widened.upper)
 
 
 def test_run_folder(config, report):
@@ -136,9 +181,13 @@ def test_unlabelled_target(config, report, tmp_path, capsys):
     with_target = dataclasses.replace(config, target=tmp_path / "pile", corruptions=())
     (row,) = tta.run(with_target).family("target")
     assert "batch_statistics" not in row
-    assert "pile: batch statistics accuracy about" in capsys.readouterr().out.replace("\n", " ")
+    printed = capsys.readouterr().out
+    assert "pile: accuracy (batch statistics) about" in printed
+    assert "pile: accuracy (adapted) about" in printed
     with (config.run_dir / f"predictions-{row['name']}.csv").open() as file:
-        predictions = [int(line["class"]) for line in csv.DictReader(file)]
+        lines = list(csv.DictReader(file))
+    assert lines[3]["image"] == "003.png"
+    predictions = [int(line["class"]) for line in lines]
     assert np.mean(np.array(predictions) == digits.labels[:70]) > 0.3  # in the folder's order
 
 
@@ -149,7 +198,8 @@ def test_labelled_target_of_few_images_and_classes(config, report, tmp_path):
         chosen = digits.images[digits.labels == int(name)][:4]
         write_images(tmp_path / "few" / name, chosen)
     with_target = dataclasses.replace(config, target=tmp_path / "few", corruptions=())
-    (row,) = tta.run(with_target).family("target")
+    *others, row = tta.run(with_target).family("target")
+    assert [other["name"][:4] for other in others] == ["pile"]  # of the test before
     assert row["images"] == 8
     assert 0 <= row["batch_statistics"] <= 1
 
@@ -171,7 +221,7 @@ def test_target_that_does_not_fit(config, tmp_path):
 )
 def test_methods(method, config, tmp_path):
     few = dataclasses.replace(
-        config, method=method, severities=(5,), corruptions=("fog",), run_dir=tmp_path
+        config, method=method, severities=(5,), corruptions=("fog",), run_dir=tmp_path, level=0.8
     )
     report = tta.run(few)
     assert len(report.rows) == 1 + 4 + 1
@@ -212,7 +262,7 @@ def test_one_class_only(tmp_path):
     config = dataclasses.replace(
         SMALL, data="npz", path=tmp_path / "same.npz", run_dir=tmp_path / "run"
     )
-    with pytest.raises(ValueError, match="two classes or more; every label is 0"):
+    with pytest.raises(ValueError, match="two classes or more; every label of 'npz' is 0"):
         tta.run(config)
 
 

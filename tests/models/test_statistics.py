@@ -115,5 +115,5 @@ def test_normalising_over_the_batch_axis_is_refused():
 
 
 def test_unknown_norm():
-    with pytest.raises(Exception, match="norm"):
+    with pytest.raises(ValueError, match="`norm` must be 'batch'"):
         ConvNet(num_classes=3, norm="spectral").init(jax.random.key(0), X)

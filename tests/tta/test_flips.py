@@ -88,3 +88,34 @@ def test_every_must_divide_the_stream(every):
     stream = golden_stream()
     with pytest.raises(ValueError, match="positive divisor of the number of steps"):
         tta.count_flips(adapter, adapter.init(golden_variables()), stream, stream, every=every)
+
+
+@given(st.lists(st.booleans(), min_size=8, max_size=8))
+def test_stderr_is_that_of_a_mean_and_at_least_one_image(changed):
+    weight = jnp.linspace(0.125, 1, 8)
+    labels = jnp.where(jnp.array(changed), 1, 0)
+    contributions = np.asarray(weight) * np.array(changed)
+    expected = max(contributions.std(ddof=1) / np.sqrt(8), 1 / 8)
+    stderr = tta.flip_rate_stderr(jnp.zeros(8, int), labels, weight=weight)
+    assert float(stderr) == pytest.approx(expected, rel=1e-5)
+    padded = tta.flip_rate_stderr(
+        jnp.zeros(10, int),
+        jnp.concatenate([labels, jnp.ones(2, int)]),
+        weight=jnp.concatenate([weight, jnp.ones(2)]),
+        where=jnp.arange(10) < 8,
+    )
+    assert float(padded) == pytest.approx(expected, rel=1e-5)
+
+
+def test_flips_tell_when_nothing_could_be_learnt():
+    """No flip among images that nothing was learnt from is no sign of accuracy."""
+    adapter = tta.eta(
+        batch_statistics(GoldenNet()), optax.sgd(0.1), num_classes=10, limits=tta.Limits(1e-9, 1.0)
+    )
+    stream = golden_stream()
+    _, flips = jax.jit(lambda s: tta.count_flips(adapter, adapter.init(golden_variables()), s, s))(
+        stream
+    )
+    assert flips.selected.tolist() == [0] * 12
+    assert float(flips.unweighted[0]) == 0
+    assert bool(flips.finite.all())

@@ -1,5 +1,6 @@
 """Options of `python -m entropax.experiments.tta`."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -35,7 +36,7 @@ class Rdumb:
     """ETA that returns to the source network periodically."""
 
     period: int = 1000
-    """Steps between two resets."""
+    """Steps between two resets; with fewer `steps` there is none, and this is ETA."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,14 @@ class Config:
             raise ValueError(f"`period` must be at least 1 step, got {self.method.period}.")
         if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
             raise ValueError(f"`severities` must be among 1 to 5, got {self.severities}.")
+        splits = 1 + (len(self.calibration) or 4) * len(self.severities)
+        needed = max(4, math.ceil(1 / (1 - self.level) - 1 - 1e-9))
+        if splits < needed:
+            raise ValueError(
+                f"{splits} calibration splits (clean images, and each calibration corruption at "
+                f"each severity) are too few for intervals of level {self.level}, which take "
+                f"{needed}; name more `severities` or `calibration` corruptions, or lower `level`."
+            )
         unknown = set(self.corruptions + self.calibration) - set(corruptions.ALL)
         if unknown:
             known = ", ".join(corruptions.ALL)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from entropax import tta
 from entropax.data import ImageSet
 from entropax.data.streams import one_pass, shuffled_stream
-from entropax.estimation import average_confidence, flip_rate_stderr
+from entropax.estimation import average_confidence
 from entropax.experiments.tta.config import Config, Eata, Eta, Rdumb, Tent
 from entropax.experiments.tta.splits import Split
 from entropax.models import ConvNet, batch_statistics, running_statistics
@@ -27,18 +27,14 @@ class Observation(NamedTuple):
       batch_statistics: `[n, c]` logits with batch statistics, before the first step.
       adapted: `[n, c]` logits after the last step.
       online: `[t, b]` classes predicted along the stream, each before its own update.
-      rank: `[n]` rank of the confidence before the first step among the held images; 0 elsewhere.
-      selected: `[t]` number of images that each step learnt from.
-      finite: `[t]` whether each step was free of NaN and infinity.
+      flips: of the held images.
     """
 
     source: Float[Array, "n c"]
     batch_statistics: Float[Array, "n c"]
     adapted: Float[Array, "n c"]
     online: Int[Array, "t b"]
-    rank: Float[Array, " n"]
-    selected: Int[Array, " t"]
-    finite: Bool[Array, " t"]
+    flips: tta.Flips
 
 
 Observe = Callable[[UInt8[Array, "images h w channels"], Batch, Batch, Array], Observation]
@@ -98,9 +94,16 @@ def build_observer(adapter: tta.Adapter, module: ConvNet, variables: Variables) 
         before = predict_all(lambda batch: on_images.predict(state, batch))
         state, (online, selected, finite) = jax.lax.scan(step, state, stream)
         adapted = predict_all(lambda batch: on_images.predict(state, batch))
-        confidence = jnp.max(jax.nn.softmax(before), axis=-1)
-        rank = tta.confidence_rank(confidence, where=held)
-        return Observation(source, before, adapted, online, rank, selected, finite)
+        flips = tta.Flips(
+            labels0=jnp.argmax(before, axis=-1),
+            confidence0=jnp.max(jax.nn.softmax(before), axis=-1),
+            labels=jnp.argmax(adapted, axis=-1)[None],
+            steps=jnp.array([len(selected)]),
+            where=held,
+            selected=selected,
+            finite=finite,
+        )
+        return Observation(source, before, adapted, online, flips)
 
     return observe
 
@@ -125,27 +128,29 @@ def measure(
     order = one_pass(n, batch_size=config.batch_size, seed=config.seed + 2)
     held = np.arange(n) < config.held
     observation = observe(jnp.asarray(images.images), stream, order, jnp.asarray(held))
-    seen, stream, order = jax.tree.map(np.asarray, (observation, stream, order))
-    if not seen.finite.all():
+    flips = observation.flips
+    if not jnp.all(flips.finite):
         raise FloatingPointError(
-            f"{split}: step {int(np.argmin(seen.finite))} met values that are not finite. Lower "
-            "--learning-rate."
+            f"{split}: step {int(jnp.argmin(flips.finite))} met values that are not finite. Give a "
+            "lower --learning-rate, and another --run-dir."
         )
+    seen, stream, order = jax.tree.map(np.asarray, (observation, stream, order))
     logits = {name: getattr(seen, name) for name in ("source", "batch_statistics", "adapted")}
-    predicted = {name: np.argmax(values, axis=-1) for name, values in logits.items()}
-    flipped = (predicted["batch_statistics"] != predicted["adapted"])[held]
-
-    record: dict[str, Any] = {"split": list(split), "images": n}
-    for name, weight in (("weighted", seen.rank[held].astype(float)), ("unweighted", 1.0)):
-        record[f"{name}_flips"] = float(np.mean(weight * flipped))
-        record[f"{name}_flips_stderr"] = float(flip_rate_stderr(weight * flipped))
+    record: dict[str, Any] = {
+        "split": list(split),
+        "images": n,
+        "weighted_flips": float(flips.weighted[0]),
+        "weighted_flips_stderr": float(flips.weighted_stderr[0]),
+        "unweighted_flips": float(flips.unweighted[0]),
+        "unweighted_flips_stderr": float(flips.unweighted_stderr[0]),
+        "selected": float(jnp.mean(flips.selected)),
+    }
     for name, values in logits.items():
         record[f"{name}_confidence"] = float(average_confidence(jnp.asarray(values)))
-    record["selected"] = float(seen.selected.mean())
     rows = order.x[order.where]
     if images.labels is not None:
-        for name, classes in predicted.items():
-            record[name] = float(np.mean(classes == images.labels[rows]))
+        for name, values in logits.items():
+            record[name] = float(np.mean(np.argmax(values, axis=-1) == images.labels[rows]))
         right = seen.online == images.labels[stream.x]
         record["online"] = float(np.mean(right[stream.where]))
     adapted = np.empty_like(seen.adapted)

@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+import entropax
 from entropax.checkpoint import restore_variables, save_variables
 from entropax.data import ImageSet
 from entropax.experiments import tta
@@ -37,7 +38,9 @@ from entropax.models import ConvNet, fit_classifier
 from entropax.types import Variables
 
 # Options that change neither network nor adaptation: a finished run can be reported anew with them.
-_OF_THE_REPORT = ("run_dir", "data_dir", "path", "target", "estimate", "flips", "form", "level")
+# What the data are is told by their checksums.
+_OF_THE_REPORT = ("run_dir", "target", "corruptions", "estimate", "flips", "form", "level")
+_OF_THE_DATA = ("data_dir", "path", "size")
 
 
 def run(config: Config) -> Report:
@@ -66,19 +69,28 @@ def run(config: Config) -> Report:
                 images = shifted_images(config, sets, split)
                 record, logits = measure(observe, images, split, config)
                 if split.family == "target":
-                    write_predictions(folder, split, logits, sets.train.class_names)
+                    write_predictions(folder, split, images, logits, sets.train.class_names)
                 folder.append(record)
             progress.advance(task)
         progress.update(task, description="Adapted")
     planned = {tuple(split) for split in splits}
-    records = [record for record in folder.records() if tuple(record["split"]) in planned]
+    records = [
+        record
+        for record in folder.records()
+        if tuple(record["split"]) in planned or record["split"][0] == "target"
+    ]
     report = make_report(config, records)
     write_results(folder, report)
     if report.family("test"):
         console.print(summary_table(report))
     for split in splits:
         if split.family == "target":
-            console.print(target_line(report, split), highlight=False)
+            # The predictions in the file are the adapted network's: its accuracy is told as well.
+            for estimate in dict.fromkeys((config.estimate, "adapted")):
+                of_it = make_report(dataclasses.replace(config, estimate=estimate), records)
+                console.print(target_line(of_it, split), highlight=False, soft_wrap=True)
+            file = f"predictions-{split.name}.csv"
+            console.print(f"adapted predictions: {path / file}", highlight=False, soft_wrap=True)
     console.print(f"{path}: results.csv, estimates.png, metrics.jsonl, config.json")
     return report
 
@@ -86,10 +98,11 @@ def run(config: Config) -> Report:
 def _settings(config: Config, sets: ImageSets) -> dict[str, Any]:
     """All that the measurements depend on: options, and data by their content."""
     settings = dataclasses.asdict(config)
-    for name in (*_OF_THE_REPORT, "corruptions"):
+    for name in _OF_THE_REPORT + _OF_THE_DATA:
         del settings[name]
     settings["method"] = {"name": type(config.method).__name__.lower(), **settings["method"]}
     settings["checksums"] = [checksum(images) for images in sets[:3] if images is not None]
+    settings["entropax"] = entropax.__version__
     return settings
 
 
@@ -141,3 +154,6 @@ def main(args: Sequence[str] | None = None) -> None:
     except FloatingPointError as error:
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.table import Table
 
+from entropax.data import ImageSet
 from entropax.estimation import FlipCurve, fit_flip_curve
 from entropax.experiments.figures import draw_estimates
 from entropax.experiments.run_folder import RunFolder
@@ -74,12 +75,17 @@ def make_report(config: Config, records: list[dict[str, Any]]) -> Report:
             estimate = curve.estimate(
                 record[flips], stderr=record[f"{flips}_stderr"], level=config.level
             )
+            # Where no prediction was certain enough to learn from, none could flip either.
+            idle = record["selected"] == 0
             row |= {
                 "estimate_of": estimate.target,
                 "estimate": float(estimate.value),
-                "lower": float(estimate.lower),
-                "upper": float(estimate.upper),
-                "extrapolated": bool(estimate.extrapolated),
+                "lower": 0.0 if idle else float(estimate.lower),
+                "upper": 1.0 if idle else float(estimate.upper),
+                "extrapolated": idle or bool(estimate.extrapolated),
+                "level": config.level,
+                "form": config.form,
+                "flips": config.flips,
                 "constant": float(accuracies.mean()),
             }
         rows.append(row)
@@ -102,7 +108,6 @@ def write_results(folder: RunFolder, report: Report) -> None:
         rows = [[row[name] for name in names] for row in report.family(family)]
         return np.array(rows, float).reshape(-1, len(names)).T
 
-    target = report.family("target")
     with folder.replacing("estimates.png") as partial:
         draw_estimates(
             partial,
@@ -110,7 +115,7 @@ def write_results(folder: RunFolder, report: Report) -> None:
             calibration=columns("calibration", flips, config.estimate),
             test=columns("test", flips, config.estimate, "estimate", "lower", "upper"),
             confidence=columns("test", "confidence")[0],
-            target=target[-1][flips] if target else None,
+            targets=columns("target", flips)[0],
             level=config.level,
             title=f"{config.data}, seed {config.seed}: accuracy of the network "
             f"({_words(config.estimate)}) from label flips",
@@ -118,15 +123,19 @@ def write_results(folder: RunFolder, report: Report) -> None:
 
 
 def write_predictions(
-    folder: RunFolder, split: Split, logits: Float[np.ndarray, "n c"], classes: tuple[str, ...]
+    folder: RunFolder,
+    split: Split,
+    target: ImageSet,
+    logits: Float[np.ndarray, "n c"],
+    classes: tuple[str, ...],
 ) -> None:
-    """Write the adapted network's prediction for every image of a target."""
+    """Write the adapted network's prediction for every image of a target, by file if it has one."""
     probs = np.asarray(jax.nn.softmax(logits))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["image", "class", "probability"])
-    for i, row in enumerate(probs):
-        writer.writerow([i, classes[int(np.argmax(row))], f"{row.max():.4f}"])
+    for name, row in zip(target.names or range(len(target)), probs, strict=True):
+        writer.writerow([name, classes[int(np.argmax(row))], f"{row.max():.4f}"])
     folder.write(f"predictions-{split.name}.csv", out.getvalue())
 
 
@@ -165,7 +174,7 @@ def summary_table(report: Report) -> Table:
         )
     width = np.mean([row["upper"] - row["lower"] for row in rows])
     lines = [
-        "* more or fewer flips than on any calibration split",
+        "* more or fewer flips than on any calibration split: the interval is open to one side",
         f"{level} intervals hold {report.coverage():.0%} of {len(rows)} accuracies; mean width "
         f"{_percent(width)} points",
         "absolute error in points:",
@@ -191,17 +200,23 @@ def target_line(report: Report, split: Split) -> str:
     config = report.config
     (row,) = (row for row in report.family("target") if row["name"] == split.name)
     line = (
-        f"{config.target}: {_words(config.estimate)} accuracy about {row['estimate']:.1%}, "
+        f"{config.target}: accuracy ({_words(config.estimate)}) about {row['estimate']:.1%}, "
         f"{config.level:.0%} interval {row['lower']:.1%} to {row['upper']:.1%}"
     )
-    if row["extrapolated"]:
+    if row["selected"] == 0:
         line += (
-            " - but more or fewer labels flipped than on any calibration split, so that neither "
-            "is backed by data"
+            "; no prediction was certain enough to learn from, so that none could flip: the "
+            "estimate means nothing"
+        )
+    elif row["extrapolated"]:
+        more = row[f"{config.flips}_flips"] > report.curve.fitted_range[1]
+        line += (
+            f"; {'more' if more else 'fewer'} labels flipped than on any calibration split: the "
+            f"accuracy is {'below' if more else 'above'} what was calibrated"
         )
     if config.estimate in row:
         line += f"; by its labels {row[config.estimate]:.1%}"
-    return f"{line}. Adapted predictions: predictions-{split.name}.csv"
+    return line
 
 
 def _with_interval(row: dict[str, Any]) -> str:

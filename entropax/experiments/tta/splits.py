@@ -55,7 +55,8 @@ def load_sets(config: Config) -> ImageSets:
       ValueError: labels are missing, or the target does not fit the rest.
     """
     if config.data == "digits":
-        train, validation, test = _divide(data.load("digits", None), 797, 500, 500)
+        few = min(500, config.max_images)
+        train, validation, test = _divide(data.load("digits", None), 797, few, few)
     else:
         size = config.size if config.data not in ("idx", "npz") else None
         train, test = (
@@ -69,6 +70,12 @@ def load_sets(config: Config) -> ImageSets:
         held_out = min(config.max_images, len(train) // 5)
         train, validation = _divide(train, len(train) - held_out, held_out)
         (test,) = _divide(test, min(config.max_images, len(test)))
+    assert train.labels is not None
+    if len(np.unique(train.labels)) < 2:
+        raise ValueError(
+            f"Training needs two classes or more; every label of {config.data!r} is "
+            f"{train.labels[0]}."
+        )
     if config.target is None:
         return ImageSets(train, validation, test, None)
     return ImageSets(train, validation, test, _load_target(config, config.target, train))
@@ -78,17 +85,25 @@ def planned_splits(config: Config, sets: ImageSets) -> Iterator[Split]:
     """All splits of a run, in the order in which they are adapted to.
 
     With a target, test corruptions are only those that the user names.
+
+    Raises:
+      ValueError: a corruption is in both families.
     """
-    test, calibration = corruptions.families(sets.train.images.shape[-1])
-    if sets.target is not None:
-        test = ()
+    default_test, default_calibration = corruptions.families(sets.train.images.shape[-1])
+    calibration = config.calibration or default_calibration
+    test = config.corruptions or (default_test if sets.target is None else ())
+    if both := set(test) & set(calibration):
+        raise ValueError(
+            f"{', '.join(sorted(both))}: a corruption that the curve is fitted on cannot test it. "
+            "Name other --corruptions or another --calibration."
+        )
     yield Split("calibration", "clean", 0)
-    yield from _corrupted("calibration", config.calibration or calibration, config)
+    yield from _corrupted("calibration", calibration, config)
     if config.target is not None and sets.target is not None:
         yield Split("target", f"{config.target.stem}-{checksum(sets.target):08x}", 0)
     elif not config.corruptions:
         yield Split("test", "clean", 0)
-    yield from _corrupted("test", config.corruptions or test, config)
+    yield from _corrupted("test", test, config)
 
 
 def shifted_images(config: Config, sets: ImageSets, split: Split) -> ImageSet:
@@ -106,8 +121,10 @@ def shifted_images(config: Config, sets: ImageSets, split: Split) -> ImageSet:
 
 
 def checksum(images: ImageSet) -> int:
-    """A number that tells one set of images from another."""
-    return zlib.crc32(images.images.tobytes())
+    """A number that tells one set from another: by its images, labels and classes."""
+    number = zlib.crc32(repr((images.images.shape, images.class_names)).encode())
+    number = zlib.crc32(images.images.tobytes(), number)
+    return number if images.labels is None else zlib.crc32(images.labels.tobytes(), number)
 
 
 def _corrupted(
@@ -149,4 +166,4 @@ def _load_target(config: Config, path: Path, train: ImageSet) -> ImageSet:
             f"knows {', '.join(train.class_names[:10])}. Rename them, or leave the labels out."
         )
     number = np.array([train.class_names.index(name) for name in target.class_names], np.int32)
-    return ImageSet(target.images, number[target.labels], train.class_names)
+    return dataclasses.replace(target, labels=number[target.labels], class_names=train.class_names)
