@@ -69,9 +69,10 @@ def draw_estimates(
         right.plot(grid, band.value, color=_FLIPS, label="fitted curve")
         right.plot(*calibration, "s", color=_INK, markersize=4, label="calibration splits")
         right.plot(rates, truth, "o", color=_FLIPS, markersize=4, mfc="none", label="test splits")
-        for i, rate in enumerate(targets):
-            label = "your images" if i == 0 else None
-            right.axvline(rate, color=_CONFIDENCE, linewidth=1.2, label=label)
+        if len(targets):
+            span = np.array([bottom, 1.02])[:, None] + np.zeros(len(targets))
+            lines = right.plot(np.stack([targets, targets]), span, color=_CONFIDENCE, linewidth=1.2)
+            lines[0].set_label("your images")
         right.set(xlabel="flip rate", ylabel="true accuracy", ylim=(bottom, 1.02))
         right.set_xlim(left=-0.01 * grid[-1])
         right.legend(loc="best", frameon=False)
