@@ -17,8 +17,10 @@ def test_examples(capsys):
     for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(code, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out
-    assert printed.startswith("Estimate(value=")
-    estimate = namespace["curve"].estimate(namespace["flip_rate"](namespace["unlabelled"]))
+    assert re.fullmatch(r"[\d.]+%, 90 % interval [\d.]+% to [\d.]+%\n", printed)
+    estimate = namespace["estimate"]
     assert 0.5 < estimate.value < 1
+    assert estimate.upper - estimate.lower < 0.9
     assert estimate.target == "batch_statistics"
-    assert namespace["adapter"].init({"norm": {"scale": 1.0}}).params == {"norm": {"scale": 1.0}}
+    assert bool(namespace["infos"].stepped.all())
+    assert namespace["infos"].logits.shape == (10, 48, 10)
