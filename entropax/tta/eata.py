@@ -1,7 +1,7 @@
 """EATA and ETA: minimise entropy on reliable, non-redundant examples only."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -61,7 +61,7 @@ class Redundancy(NamedTuple):
 
 
 class Anchored(NamedTuple):
-    """Memory of ETA and EATA: the filter's, and the parameters that the penalty pulls towards."""
+    """Memory of ETA and EATA: the filter's, and for EATA the parameters that it pulls towards."""
 
     redundancy: Redundancy
     anchor: Params
@@ -134,14 +134,22 @@ def eta(
     return _filtered(apply_fn, tx, num_classes, limits, trainable, None)
 
 
-def _filtered(apply_fn, tx, num_classes, limits, trainable, penalty) -> Adapter:  # type: ignore[no-untyped-def]
+def _filtered(
+    apply_fn: ApplyFn,
+    tx: optax.GradientTransformation,
+    num_classes: int,
+    limits: Limits | None,
+    trainable: PathPredicate,
+    penalty: Callable[[Anchored, Params], Float[Array, ""]] | None,
+) -> Adapter:
     limits = Limits.scaled(num_classes) if limits is None else limits
     for name, value in limits._asdict().items():
         if not value > 0:
             raise ValueError(f"The {name} limit must be positive, got {value}.")
 
     def start(params: Params) -> Anchored:
-        return Anchored(Redundancy(jnp.zeros(num_classes), jnp.zeros((), bool)), params)
+        redundancy = Redundancy(jnp.zeros(num_classes), jnp.zeros((), bool))
+        return Anchored(redundancy, () if penalty is None else params)
 
     def weigh(
         memory: Anchored,
