@@ -193,8 +193,9 @@ def flip_rate_stderr(
     $$\mathrm{se} = \sqrt{\frac{1}{n (n - 1)} \sum_i (w_i - \bar w)^2}, \qquad
       w_i = r_i\, \mathbf 1[\text{label } i \text{ changed}].$$
 
-    but no less than $1/n$: no flip among ten images does not mean that there is none among all.
-    Arguments are those of `flip_rate`.
+    If nothing flipped, it is what one flip of the smallest weight would give, $\min_i r_i / n$: no
+    flip among ten images does not mean that there is none among all. Arguments are those of
+    `flip_rate`.
 
     >>> float(flip_rate_stderr(jnp.array([0, 1, 2, 3]), jnp.array([0, 1, 2, 0])))
     0.25
@@ -204,7 +205,9 @@ def flip_rate_stderr(
     mean = jnp.sum(contribution, axis=-1) / jnp.maximum(n, 1)
     squares = jnp.where(where, jnp.square(contribution - mean[..., None]), 0)
     stderr = jnp.sqrt(jnp.sum(squares, axis=-1) / jnp.maximum(n * (n - 1), 1))
-    return jnp.maximum(stderr, 1 / jnp.maximum(n, 1))
+    weights = jnp.where(where, 1.0 if weight is None else weight, jnp.inf)
+    one_flip = jnp.where(n > 0, jnp.min(weights, axis=-1), 0) / jnp.maximum(n, 1)
+    return jnp.where(mean > 0, stderr, one_flip)
 
 
 def _contributions(
