@@ -42,6 +42,13 @@ def test_one_seed_gives_one_network():
     [
         (DIGITS.images[:20], DIGITS.labels[:20], {}, "20 images do not fill one batch of 64"),
         (DIGITS.images[:64], np.zeros(64, np.int32), {}, "every label is 0"),
+        (
+            DIGITS.images[:64],
+            DIGITS.labels[:64] + 1,
+            {},
+            r"in \[0, 10\), the classes of the network",
+        ),
+        (DIGITS.images[:64], DIGITS.labels[:64], {"shift": -1}, "`shift` must not be negative"),
         (DIGITS.images[:64], DIGITS.labels[:64], {"epochs": 0}, "`epochs` must be positive"),
         (
             DIGITS.images[:64],

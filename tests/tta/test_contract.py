@@ -165,6 +165,52 @@ def test_networks_without_batch_norm(name, norm):
     np.testing.assert_array_equal(jnp.any(moved), jnp.any(infos.stepped))
 
 
+def test_padding_may_be_what_a_network_cannot_digest():
+    """A network that divides by the length of a row has no derivative at a row of zeros."""
+
+    def apply_fn(variables, x):
+        x = x.reshape(len(x), -1)
+        x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+        return (x * variables["norm"]["scale"]) @ variables["head"]["kernel"]
+
+    key = jax.random.key(0)
+    head = {"kernel": jax.random.normal(key, (64, 10))}
+    adapter = tta.tent(apply_fn, SGD)
+    state = adapter.init({"norm": {"scale": jnp.ones(64)}, "head": head})
+    x = jax.random.normal(key, (6, 8, 8, 1))
+    plain, _ = adapter.step(state, Batch(x[:4], jnp.ones(4, bool)))
+    padded, info = adapter.step(state, Batch(x.at[4:].set(0), jnp.arange(6) < 4))
+    assert bool(info.stepped)
+    assert_trees_close(padded.params, plain.params, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda a, s, x: a.step(s, tta.Batch(x, jnp.ones(3, bool))), r"one Batch\(x, where\)"),
+        (lambda a, s, x: tta.adapt(a, s.variables, tta.Batch(x, jnp.ones(24, bool))), "Batch"),
+    ],
+)
+def test_batches_of_the_wrong_shape(step, message):
+    adapter = tta.tent(APPLY, SGD)
+    with pytest.raises(ValueError, match=message):
+        step(adapter, adapter.init(golden_variables()), stream().x[0])
+
+
+def test_wrong_number_of_classes_and_wrong_outputs():
+    batch = unstack(stream())[0]
+    seven = tta.eta(APPLY, SGD, num_classes=7)
+    with pytest.raises(ValueError, match="`num_classes` is 7, but the network has 10 logits"):
+        seven.step(seven.init(golden_variables()), batch)
+    both = tta.tent(lambda variables, x: (APPLY(variables, x), x), SGD)
+    with pytest.raises(ValueError, match="must return one array of logits"):
+        both.step(both.init(golden_variables()), batch)
+    params = {"params": golden_variables()["params"]}
+    adapter = tta.tent(APPLY, SGD)
+    with pytest.raises(ValueError, match="hold no 'batch_stats' for the BatchNorm 'bn1'"):
+        adapter.step(adapter.init(params), batch)
+
+
 def test_unselected_images_do_not_decay_the_momentum():
     """The published code skips the optimiser on an empty selection, and so do we."""
     adapter = tta.eta(APPLY, SGD, num_classes=10)
