@@ -65,9 +65,8 @@ def fit_classifier(
         raise ValueError(f"Training needs two classes or more; every label is {labels[0]}.")
 
     steps = len(images) // batch_size
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, max(1, epochs * steps // 10), epochs * steps
-    )
+    total = max(2, epochs * steps)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, total // 10), total)
     tx = optax.adamw(schedule, weight_decay=weight_decay)
     key_init, key_order = jax.random.split(key)
     example = jnp.zeros((1, *images.shape[1:]))
