@@ -5,7 +5,7 @@
 trains a small BatchNorm network on scikit-learn's handwritten digits, adapts it to 15 kinds of
 corruption at 5 severities, and estimates each accuracy from the labels that flip meanwhile. The
 curve from flips to accuracy is fitted on corruptions of another family. It takes about a minute on
-two CPU cores. MNIST, prepared once by `entropax.experiments.prepare`, takes about fifteen:
+two CPU cores. MNIST, prepared once by `entropax.experiments.prepare`, takes about ten:
 
     python -m entropax.experiments.tta --data mnist
 
