@@ -235,6 +235,14 @@ def test_diverging_run_stops_with_the_step_and_keeps_what_it_has(config, tmp_pat
     assert (tmp_path / "source").is_dir()
 
 
+def test_a_corruption_cannot_be_fitted_and_tested(tmp_path):
+    run_dir = tmp_path / "run"
+    both = dataclasses.replace(SMALL, corruptions=("gaussian_blur",), run_dir=run_dir)
+    with pytest.raises(ValueError, match="gaussian_blur: a corruption that the curve is fitted on"):
+        tta.run(both)
+    assert not run_dir.exists()  # before anything is trained or written
+
+
 def test_an_npz_of_your_own(tmp_path):
     digits = load_digits()
     arrays = {

@@ -38,8 +38,8 @@ from entropax.models import ConvNet, fit_classifier
 from entropax.types import Variables
 
 # Options that change neither network nor adaptation: a finished run can be reported anew with them.
-# What the data are is told by their checksums.
 _OF_THE_REPORT = ("run_dir", "target", "corruptions", "estimate", "flips", "form", "level")
+# Where the data are; what they are is told by their checksums.
 _OF_THE_DATA = ("data_dir", "path", "size")
 
 
@@ -52,6 +52,7 @@ def run(config: Config) -> Report:
       ValueError: the data or the run folder do not fit the settings.
     """
     sets = load_sets(config)
+    splits = list(planned_splits(config, sets))
     path = config.run_dir or Path("runs") / f"tta-{config.data}-seed{config.seed}"
     folder = open_run(path, _settings(config, sets))
     console = Console(width=None if sys.stdout.isatty() else 118)
@@ -60,7 +61,6 @@ def run(config: Config) -> Report:
         module, variables = _source_network(config, sets.train, folder, progress)
         adapter = build_adapter(config, module, variables, sets.validation)
         observe = build_observer(adapter, module, variables)
-        splits = list(planned_splits(config, sets))
         done = {tuple(record["split"]) for record in folder.records()}
         task = progress.add_task("Adapting", total=len(splits))
         for split in splits:
