@@ -179,7 +179,8 @@ def test_unlabelled_target(config, report, tmp_path, capsys):
     digits = load_digits()
     write_images(tmp_path / "pile", digits.images[:70])
     with_target = dataclasses.replace(config, target=tmp_path / "pile", corruptions=())
-    (row,) = tta.run(with_target).family("target")
+    rows = tta.run(with_target).family("target")
+    (row,) = (row for row in rows if row["name"].startswith("pile-"))
     assert "batch_statistics" not in row
     printed = capsys.readouterr().out
     assert "pile: accuracy (batch statistics) about" in printed
@@ -198,8 +199,8 @@ def test_labelled_target_of_few_images_and_classes(config, report, tmp_path):
         chosen = digits.images[digits.labels == int(name)][:4]
         write_images(tmp_path / "few" / name, chosen)
     with_target = dataclasses.replace(config, target=tmp_path / "few", corruptions=())
-    *others, row = tta.run(with_target).family("target")
-    assert [other["name"][:4] for other in others] == ["pile"]  # of the test before
+    rows = tta.run(with_target).family("target")
+    (row,) = (row for row in rows if row["name"].startswith("few-"))
     assert row["images"] == 8
     assert 0 <= row["batch_statistics"] <= 1
 
