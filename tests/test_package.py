@@ -12,8 +12,10 @@ import entropax
 ROOT = Path(entropax.__file__).parent
 LAYERS = [
     {"types"},
-    {"entropy"},
-    {"tta"},
+    {"parameters", "entropy"},
+    {"spectra"},
+    {"kernels"},
+    {"selection", "tta"},
     {"estimation"},
     {"checkpoint", "models", "data"},
     {"experiments"},

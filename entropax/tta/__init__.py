@@ -14,6 +14,7 @@ Every method is an `Adapter(init, step, predict)` whose `step` is a `jax.lax.sca
 - `is_norm_affine`, `partition`, `merge`: which variables are adapted.
 """
 
+from entropax.parameters import is_norm_affine, merge, partition
 from entropax.tta.base import Adapter, Info, State, adapt
 from entropax.tta.eata import (
     CIFAR10_LIMITS,
@@ -27,7 +28,6 @@ from entropax.tta.eata import (
 from entropax.tta.flips import Flips, confidence_rank, count_flips, flip_rate, flip_rate_stderr
 from entropax.tta.minimisation import minimise_entropy
 from entropax.tta.norm import norm
-from entropax.tta.parameters import is_norm_affine, merge, partition
 from entropax.tta.rdumb import rdumb
 from entropax.tta.tent import tent
 from entropax.tta.wrappers import map_inputs, repeat, reset_every

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, PyTree
 
-from entropax.tta.parameters import merge
+from entropax.parameters import merge
 from entropax.types import Array, Batch, Params, Variables
 
 

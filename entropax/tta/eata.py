@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Bool, Float
 
+from entropax.parameters import PathPredicate, is_norm_affine, partition
 from entropax.tta.base import Adapter, State
 from entropax.tta.minimisation import mean_weight, minimise_entropy
-from entropax.tta.parameters import PathPredicate, is_norm_affine, partition
 from entropax.types import ApplyFn, Array, Batch, Params, Variables, forward
 
 

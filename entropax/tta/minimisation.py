@@ -13,8 +13,8 @@ import optax
 from jaxtyping import Bool, Float, PyTree
 
 from entropax.entropy import softmax_entropy
+from entropax.parameters import PathPredicate, is_norm_affine, partition
 from entropax.tta.base import Adapter, Info, State, finite_rows
-from entropax.tta.parameters import PathPredicate, is_norm_affine, partition
 from entropax.types import ApplyFn, Array, Batch, Params, Variables, forward
 
 Memory: TypeAlias = PyTree[Any]

@@ -2,9 +2,9 @@
 
 import optax
 
+from entropax.parameters import PathPredicate, is_norm_affine
 from entropax.tta.base import Adapter
 from entropax.tta.eata import Limits, eta
-from entropax.tta.parameters import PathPredicate, is_norm_affine
 from entropax.tta.wrappers import reset_every
 from entropax.types import ApplyFn
 

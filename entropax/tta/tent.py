@@ -3,9 +3,9 @@
 import optax
 from jaxtyping import Bool, Float
 
+from entropax.parameters import PathPredicate, is_norm_affine
 from entropax.tta.base import Adapter
 from entropax.tta.minimisation import mean_weight, minimise_entropy
-from entropax.tta.parameters import PathPredicate, is_norm_affine
 from entropax.types import ApplyFn, Array
 
 

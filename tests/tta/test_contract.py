@@ -249,7 +249,7 @@ def test_literal_imagenet_limits_stop_adaptation_with_ten_classes():
         ),
         (
             lambda: tta.tent(APPLY, SGD, trainable=lambda path: False).init(golden_variables()),
-            "No variable is selected for adaptation",
+            "No variable is selected",
         ),
         (lambda: tta.fisher_information(APPLY, golden_variables(), []), "holds no image"),
         (

@@ -1,4 +1,4 @@
-"""Which of a network's variables an adapter may move, chosen by their path."""
+"""Some of a network's variables, chosen by their path: those to adapt, or to differentiate."""
 
 import re
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def is_norm_affine(path: str) -> bool:
 
 
 def partition(variables: Variables, trainable: PathPredicate) -> tuple[Params, Variables]:
-    """Split variables into what adaptation moves and what it leaves alone.
+    """Split variables into the chosen ones and the others.
 
     Args:
       variables: any pytree of arrays.
@@ -46,14 +46,14 @@ def partition(variables: Variables, trainable: PathPredicate) -> tuple[Params, V
       array. `merge` puts them together again.
 
     Raises:
-      ValueError: the predicate matches no path, so there would be nothing to adapt.
+      ValueError: the predicate matches no path.
     """
     paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
     if not any(map(trainable, paths)):
         shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
         raise ValueError(
-            "No variable is selected for adaptation: `trainable` is False on every path "
-            f"({shown}). Pass a predicate that is True on the paths to adapt."
+            "No variable is selected: `trainable` is False on every path "
+            f"({shown}). Pass a predicate that is True on some of them."
         )
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf if trainable(_name(path)) else None, variables
