@@ -48,7 +48,7 @@ def partition(variables: Variables, trainable: PathPredicate) -> tuple[Params, V
     Raises:
       ValueError: the predicate matches no path.
     """
-    paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
     if not any(map(trainable, paths)):
         shown = ", ".join(paths[:8]) + (", ..." if len(paths) > 8 else "")
         raise ValueError(
@@ -56,10 +56,10 @@ def partition(variables: Variables, trainable: PathPredicate) -> tuple[Params, V
             f"({shown}). Pass a predicate that is True on some of them."
         )
     params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if trainable(_name(path)) else None, variables
+        lambda path, leaf: leaf if trainable(path_name(path)) else None, variables
     )
     frozen = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: None if trainable(_name(path)) else leaf, variables
+        lambda path, leaf: None if trainable(path_name(path)) else leaf, variables
     )
     return params, frozen
 
@@ -79,5 +79,6 @@ def merge(params: Params, frozen: Variables) -> Variables:
     )
 
 
-def _name(path: tuple) -> str:
+def path_name(path: tuple) -> str:
+    """A path of `jax.tree_util` as `"params/BatchNorm_0/scale"`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,96 @@
+"""What a kernel is: a function of parameters and two sets of examples."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PyTree
+
+from entropax.types import Array, Params
+
+# `kernel_fn(params, x1, x2=None) -> [n, m]`, the similarities of `x1` with `x2` or with itself.
+KernelFn: TypeAlias = Callable[..., Array]
+
+
+class FeatureKernel(NamedTuple):
+    r"""A kernel that is an inner product of features.
+
+    $$K_{ij} = \langle \phi(x_i), \phi(x_j) \rangle.$$
+
+    Calling it gives the matrix; a large one is made tile by tile from the two functions (`gram`).
+    Both are compiled, once for each shape.
+
+    Attributes:
+      features: `(params, x, partners) -> features`, a pytree of arrays with a leading axis of
+        examples; `partners` is the number of examples that each of them will meet.
+      inner: `(features1, features2) -> [n, m]`, or `[n, m, c, c]`.
+    """
+
+    features: Callable[[Params, PyTree[Any], int], PyTree[Any]]
+    inner: Callable[[PyTree[Any], PyTree[Any]], Float[Array, "n m *outputs"]]
+
+    def __call__(
+        self, params: Params, x1: PyTree[Any], x2: PyTree[Any] | None = None
+    ) -> Float[Array, "n m *outputs"]:
+        """Return the kernel of `x1` with `x2`, or with itself."""
+        partners = max(num_examples(x1), 0 if x2 is None else num_examples(x2))
+        features1 = self.features(params, x1, partners)
+        features2 = features1 if x2 is None else self.features(params, x2, partners)
+        return self.inner(features1, features2)
+
+
+def num_examples(x: PyTree[Any]) -> int:
+    """Length of the leading axis of every array in `x`.
+
+    Raises:
+      ValueError: there is none, or the arrays have different lengths.
+    """
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+    if len(lengths) != 1 or lengths == {()}:
+        shapes = jax.tree.map(jnp.shape, x)
+        raise ValueError(f"Examples need one leading axis `n` in common, got shapes {shapes}.")
+    ((n,),) = lengths
+    if n == 0:
+        raise ValueError("There are no examples: the leading axis of `x` has length 0.")
+    return n
+
+
+def diagonal(
+    kernel_fn: FeatureKernel, params: Params, x: PyTree[Any]
+) -> Float[Array, "n *outputs"]:
+    r"""The similarity of each example with itself, $K_{ii}$; for a tangent kernel $\|J_i\|^2$.
+
+    Args:
+      kernel_fn: a kernel with features.
+      params: its parameters.
+      x: `[n, ...]` examples.
+
+    Returns:
+      `[n]`, or `[n, c, c]` of a kernel of every pair of outputs.
+
+    >>> from entropax.kernels.ntk import ntk
+    >>> diagonal(ntk(lambda params, x: x @ params), jnp.ones((2, 1)), jnp.eye(2)).tolist()
+    [1.0, 1.0]
+    """
+    features = kernel_fn.features(params, x, 1)
+
+    def with_itself(of_one: PyTree[Any]) -> Float[Array, "*outputs"]:
+        of_one = jax.tree.map(lambda leaf: leaf[None], of_one)
+        return kernel_fn.inner(of_one, of_one)[0, 0]
+
+    return jax.vmap(with_itself)(features)
+
+
+def cosine(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    r"""A kernel between examples of length one, $K_{ij} / \sqrt{K_{ii} K_{jj}}$.
+
+    Args:
+      kernel: `[n, n]`; a zero on the diagonal gives zeros in its row and column.
+
+    >>> cosine(jnp.array([[4.0, 1.0], [1.0, 1.0]])).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    length = jnp.sqrt(jnp.diagonal(kernel))
+    scale = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
+    return kernel * scale[:, None] * scale

@@ -1,0 +1,254 @@
+r"""Empirical neural tangent kernels of any function `apply_fn(params, x)`.
+
+    kernel_fn = ntk(apply_fn)
+    K = kernel_fn(params, x)                 # [n, n]
+
+The kernel compares two examples by the derivatives of the outputs with respect to the parameters:
+
+$$\Theta_{ij}^{cd} = \sum_\theta \frac{\partial f_c(x_i)}{\partial \theta}
+                                 \frac{\partial f_d(x_j)}{\partial \theta}.$$
+"""
+
+import inspect
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from entropax.kernels.base import FeatureKernel, num_examples
+from entropax.kernels.features import Features, Jacobian, Lookup, Outer, cheaper, inner_products
+from entropax.kernels.structure import Structure, evaluate, factor, read_structure
+from entropax.parameters import PathPredicate, merge, partition, path_name
+from entropax.types import ApplyFn, Array, Params
+
+METHODS = ("structured", "contraction")
+OUTPUTS = ("mean", "trace", "full")
+
+
+class FallbackWarning(UserWarning):
+    """The structured kernel forms the whole derivative by a parameter that it cannot split."""
+
+
+def ntk(
+    apply_fn: ApplyFn,
+    *,
+    method: str = "structured",
+    outputs: str = "mean",
+    classes: Sequence[int] | None = None,
+    trainable: PathPredicate | None = None,
+) -> FeatureKernel:
+    r"""The empirical neural tangent kernel.
+
+    $$K_{ij} = \frac1C \sum_{c=1}^C \sum_\theta \frac{\partial f_c(x_i)}{\partial \theta}
+                 \frac{\partial f_c(x_j)}{\partial \theta}.$$
+
+    Each example is differentiated by itself: an output must not depend on the other examples of a
+    batch. Normalisation by running statistics is fine, by the batch at hand is not.
+
+    Args:
+      apply_fn: the network, `(params, x [n, ...]) -> [n, ...]`; every axis but the first is
+        of outputs.
+      method: `"structured"` contracts the activations and cotangents of each layer and hardly ever
+        forms a derivative by a parameter; `"contraction"` forms them all. The kernel is the same.
+      outputs: `"mean"` over outputs as above (what neural-tangents calls the trace), `"trace"`
+        without the $1/C$, or `"full"` for $\Theta_{ij}^{cd}$ `[n, m, c, c]`.
+      classes: numbers of the outputs to use; by default all.
+      trainable: predicate on paths such as `"params/Dense_0/kernel"`, to differentiate with respect
+        to some of the parameters only, the last layer's for example. By default all of them; of
+        linen variables, a mapping with the collection `"params"`, that collection.
+
+    Returns:
+      `kernel_fn(params, x1, x2=None)`, compiled once for each shape. NaN and infinite parameters or
+      inputs give a kernel with NaN.
+
+    Raises:
+      ValueError: an unknown option; a function of the batch (one that takes `where`); and, when it
+        is called, no parameter is selected, or a class does not exist.
+
+    Warns:
+      FallbackWarning: when it is called, for every parameter whose whole derivative has to be
+        formed, with the reason. The kernel is exact all the same.
+
+    Reference: A. Jacot et al., "Neural tangent kernel: convergence and generalization in neural
+    networks" (2018), section 4; R. Novak et al., "Fast finite width neural tangent kernel" (2022),
+    sections 3.1 (contraction) and 3.3 (structured derivatives).
+
+    >>> x = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    >>> kernel_fn = ntk(lambda params, x: x @ params)
+    >>> kernel_fn(jnp.ones((2, 3)), x).tolist()  # of a linear model: x x^T
+    [[1.0, 1.0], [1.0, 2.0]]
+    """
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
+    inner = inner_products_compiled(outputs)
+    function = one_example(apply_fn, classes=classes)
+    make = _structured if method == "structured" else _contraction
+
+    @partial(jax.jit, static_argnums=2)
+    def features(params: Params, x: PyTree[Any], partners: int) -> Features:
+        num_examples(x)
+        chosen = differentiated(params, trainable)
+        made = make(chosen, lambda leaves, x: function(chosen.merge(leaves), x), x)
+        return tuple(
+            cheaper(feature, partners=partners, traced=outputs != "full")
+            if isinstance(feature, Outer)
+            else feature
+            for feature in made
+        )
+
+    return FeatureKernel(features, inner)
+
+
+@cache
+def inner_products_compiled(outputs: str) -> Callable[[Features, Features], Array]:
+    """`inner_products` with a choice of outputs, compiled; one function for every kernel.
+
+    Raises:
+      ValueError: `outputs` is none of mean, trace, full.
+    """
+    if outputs not in OUTPUTS:
+        raise ValueError(f"`outputs` must be one of {', '.join(OUTPUTS)}, got {outputs!r}.")
+    return jax.jit(partial(inner_products, outputs=outputs))
+
+
+def one_example(
+    apply_fn: ApplyFn, *, classes: Sequence[int] | None = None
+) -> Callable[[Params, PyTree[Any]], Float[Array, " c"]]:
+    """The outputs of a network for one example, `(params, x [...]) -> [c]`.
+
+    Raises:
+      ValueError: the function takes `where`; and when it is called, it does not keep the leading
+        axis, or a class does not exist.
+    """
+    if "where" in inspect.signature(apply_fn).parameters:
+        raise ValueError(
+            "`apply_fn` takes `where`: its outputs depend on the whole batch, so that no example "
+            "has a derivative of its own. Use running statistics."
+        )
+    if classes is not None and len(classes) == 0:
+        raise ValueError("`classes` is empty; name at least one output, or pass None for all.")
+
+    def outputs_of(params: Params, x: PyTree[Any]) -> Float[Array, " c"]:
+        y = apply_fn(params, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], x))
+        if not isinstance(y, jax.Array) or y.shape[:1] != (1,):
+            raise ValueError(
+                "`apply_fn` must return one array with the leading axis of its examples, got "
+                f"{jax.tree.map(jnp.shape, y)} for one example."
+            )
+        y = y.reshape(-1)
+        if classes is None:
+            return y
+        if not all(0 <= c < len(y) for c in classes):
+            raise ValueError(f"`classes` must be in [0, {len(y)}), got {tuple(classes)}.")
+        return y[np.asarray(classes)]
+
+    return outputs_of
+
+
+class Differentiated(NamedTuple):
+    """The parameters that a kernel differentiates with respect to.
+
+    Attributes:
+      leaves: their arrays.
+      paths: their names.
+      merge: `leaves -> params`, with the other parameters put back.
+    """
+
+    leaves: list[Array]
+    paths: list[str]
+    merge: Callable[[list[Array]], Params]
+
+
+def differentiated(params: Params, trainable: PathPredicate | None) -> Differentiated:
+    """Take out the floating-point arrays on the chosen paths; by default those of `ntk`.
+
+    Raises:
+      ValueError: nothing is chosen; the message names the paths that there are.
+    """
+    if trainable is None:
+        collections = isinstance(params, Mapping) and "params" in params
+        trainable = (
+            (lambda path: path.startswith("params/")) if collections else (lambda path: True)
+        )
+    floating = {
+        path_name(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    }
+    chosen, frozen = partition(params, lambda path: path in floating and trainable(path))
+    leaves, treedef = jax.tree.flatten(chosen)
+    return Differentiated(
+        leaves=[jnp.asarray(leaf) for leaf in leaves],
+        paths=[path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(chosen)],
+        merge=lambda leaves: merge(jax.tree.unflatten(treedef, leaves), frozen),
+    )
+
+
+def _contraction(
+    chosen: Differentiated, function: Callable[..., Float[Array, " c"]], x: PyTree[Any]
+) -> Features:
+    derivatives = jax.vmap(jax.jacrev(function), in_axes=(None, 0))(chosen.leaves, x)
+    return tuple(Jacobian(jnp.reshape(d, (*d.shape[:2], -1))) for d in derivatives)
+
+
+def _structured(
+    chosen: Differentiated, function: Callable[..., Float[Array, " c"]], x: PyTree[Any]
+) -> Features:
+    params = chosen.leaves
+    structure = read_structure(function, params, jax.tree.map(lambda leaf: leaf[0], x))
+    _warn(chosen, structure)
+    plain = [i for i in range(len(params)) if i not in structure.uses]
+    uses = [use for found in structure.uses.values() for use in found]
+
+    def features(x: PyTree[Any]) -> Features:
+        def perturbed(
+            perturbations: dict[int, Array], moved: list[Array]
+        ) -> tuple[Array, list[Any]]:
+            leaves = list(params)
+            for i, leaf in zip(plain, moved, strict=True):
+                leaves[i] = leaf
+            return evaluate(structure, [*leaves, *jax.tree.leaves(x)], perturbations)
+
+        zeros = {use.operation: structure.zeros(use) for use in uses}
+        y, pullback, values = jax.vjp(perturbed, zeros, [params[i] for i in plain], has_aux=True)
+        cotangents, derivatives = jax.vmap(pullback)(jnp.eye(len(y), dtype=y.dtype))
+
+        made: dict[int, Jacobian | Outer | Lookup] = {
+            i: Jacobian(jnp.reshape(d, (len(y), -1)))
+            for i, d in zip(plain, derivatives, strict=True)
+        }
+        for i, found in structure.uses.items():
+            # Layers that share a parameter are one layer with the positions of all.
+            a = [use.layer.activations(structure.operand(use, values)) for use in found]
+            g = [
+                jax.vmap(use.layer.cotangents, out_axes=2)(
+                    cotangents[use.operation] * factor(use.view, values).astype(y.dtype)
+                )
+                for use in found
+            ]
+            if found[0].layer.lookup:
+                made[i] = Lookup(jnp.concatenate(a), jnp.concatenate(g, axis=1))
+            else:
+                made[i] = Outer(jnp.concatenate(a, axis=1), jnp.concatenate(g, axis=1))
+        return tuple(made[i] for i in range(len(params)))
+
+    return jax.vmap(features)(x)
+
+
+def _warn(chosen: Differentiated, structure: Structure) -> None:
+    paths = defaultdict(list)
+    for i, reason in structure.reasons.items():
+        paths[reason].append(chosen.paths[i])
+    for reason, found in paths.items():
+        warnings.warn(
+            f"The whole derivative is formed by {', '.join(found)}: {reason}. The kernel is exact, "
+            "but takes more memory and time than a structured one.",
+            FallbackWarning,
+            stacklevel=2,
+        )

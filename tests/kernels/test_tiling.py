@@ -1,0 +1,124 @@
+"""Kernels in tiles are the kernels at once, up to the order of float32 sums."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from entropax import kernels
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (23, 4))
+OTHERS = jax.random.normal(jax.random.key(1), (9, 4))
+PARAMS = [jax.random.normal(KEY, (4, 8)), jax.random.normal(KEY, (8, 3))]
+
+
+def mlp(params, x):
+    return jnp.tanh(x @ params[0]) @ params[1]
+
+
+KERNEL_FN = kernels.ntk(mlp)
+WHOLE = np.asarray(KERNEL_FN(PARAMS, X))
+
+
+def close(one, other):
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+# A tile of 5 examples takes 5 * (4 + 24 + 8 + 9) * 4 = 900 bytes.
+@pytest.mark.parametrize("memory", [1, 2000, 10**9], ids=["one tile", "two tiles", "all"])
+@pytest.mark.parametrize("tile_size", [5, 23, 100])
+def test_tiles(tile_size, memory):
+    kernel = kernels.gram(KERNEL_FN, PARAMS, np.asarray(X), tile_size=tile_size, memory=memory)
+    assert isinstance(kernel, np.ndarray)
+    close(kernel, WHOLE)
+    np.testing.assert_array_equal(kernel, kernel.T)
+
+
+def test_two_sets_of_examples():
+    close(
+        kernels.gram(KERNEL_FN, PARAMS, X, OTHERS, tile_size=5, memory=2000),
+        KERNEL_FN(PARAMS, X, OTHERS),
+    )
+
+
+def test_full_kernels():
+    full = kernels.ntk(mlp, outputs="full")
+    kernel = kernels.gram(full, PARAMS, X, tile_size=10)
+    assert kernel.shape == (23, 23, 3, 3)
+    close(kernel, full(PARAMS, X))
+
+
+def test_any_kernel_function():
+    """A kernel without features, of examples that are a pytree."""
+
+    def rbf(params, x1, x2=None):
+        x1, x2 = x1["x"], (x1 if x2 is None else x2)["x"]
+        return jnp.exp(-params * jnp.sum((x1[:, None] - x2) ** 2, -1))
+
+    kernel = kernels.gram(rbf, 0.5, {"x": X}, tile_size=6)
+    close(kernel, rbf(0.5, {"x": X}))
+
+
+def test_progress():
+    seen = []
+    kernels.gram(KERNEL_FN, PARAMS, X, tile_size=5, on_tile=lambda *pair: seen.append(pair))
+    assert seen == [(i, 15) for i in range(1, 16)]  # 5 tiles: 15 pairs with i <= j
+    seen.clear()
+    kernels.gram(KERNEL_FN, PARAMS, X, OTHERS, tile_size=5, on_tile=lambda *pair: seen.append(pair))
+    assert seen[-1] == (10, 10)
+
+
+def test_a_broken_example_is_named():
+    broken = X.at[17].set(jnp.nan)
+    with pytest.raises(FloatingPointError, match="of examples 0 and 17 is not finite"):
+        kernels.gram(KERNEL_FN, PARAMS, broken, tile_size=5)
+    with pytest.raises(FloatingPointError, match="in the parameters"):
+        kernels.gram(KERNEL_FN, [PARAMS[0] * jnp.nan, PARAMS[1]], X, tile_size=5)
+
+
+def test_wrong_sizes():
+    with pytest.raises(ValueError, match="`tile_size` must be positive, got 0"):
+        kernels.gram(KERNEL_FN, PARAMS, X, tile_size=0)
+    with pytest.raises(ValueError, match="`memory` must be positive, got 0"):
+        kernels.gram(KERNEL_FN, PARAMS, X, memory=0)
+    with pytest.raises(ValueError, match="no examples"):
+        kernels.gram(KERNEL_FN, PARAMS, X[:0])
+
+
+ON_FOUR_DEVICES = """
+import jax
+import numpy as np
+from jax.sharding import AxisType
+from kernels import test_tiling as t
+from entropax import kernels
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+on_mesh = kernels.gram(t.KERNEL_FN, t.PARAMS, t.X, tile_size=8, memory=2000, mesh=mesh)
+t.close(on_mesh, t.WHOLE)
+rows = jax.device_put(t.X[:8], jax.NamedSharding(mesh, jax.P("data")))
+features = t.KERNEL_FN.features(t.PARAMS, rows, 8)
+for feature in features:  # the cotangents of the last layer are the same for every example
+    assert not feature.activations.sharding.is_fully_replicated
+try:
+    kernels.gram(t.KERNEL_FN, t.PARAMS, t.X, tile_size=6, mesh=mesh)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_on_a_mesh(request):
+    """Features stay on the device of their example; the kernel is that of one device."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_FOUR_DEVICES],
+        capture_output=True,
+        text=True,
+        cwd=request.config.rootpath / "tests",
+        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
+             "PYTHONPATH": str(request.config.rootpath)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "`tile_size` 6 cannot be split among 4 devices" in done.stdout
