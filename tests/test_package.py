@@ -12,7 +12,7 @@ import entropax
 ROOT = Path(entropax.__file__).parent
 LAYERS = [
     {"types"},
-    {"parameters", "entropy"},
+    {"parameters", "entropy", "convolution"},
     {"spectra"},
     {"kernels"},
     {"selection", "tta"},

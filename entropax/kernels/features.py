@@ -14,16 +14,21 @@ multiplications are counted, and each layer gets the cheaper one.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from entropax.types import Array
 
+# Entries of the products over positions that are there at a time.
+_LARGEST_BLOCK = 2**22
+
 
 class Jacobian(NamedTuple):
-    """Derivatives with respect to one parameter, flattened: `[n, c, p]`."""
+    """Derivatives with respect to parameters, flattened."""
 
     derivative: Float[Array, "n c p"]
 
@@ -45,14 +50,27 @@ class Lookup(NamedTuple):
 Features: TypeAlias = tuple[Jacobian | Outer | Lookup, ...]
 
 
-def cheaper(outer: Outer, *, partners: int, traced: bool) -> Outer | Jacobian:
-    """Form the derivatives if that takes fewer multiplications than keeping the factors.
+def cheapest(features: Features, *, partners: int, traced: bool) -> Features:
+    """Form those derivatives that are cheaper to have than their factors, and join them into one.
 
     Args:
-      outer: activations and cotangents.
+      features: of one set of examples.
       partners: with how many examples each of them will be contracted.
       traced: whether the kernel is summed over the outputs, or kept for every pair of them.
     """
+    made = [
+        _cheaper(feature, partners, traced) if isinstance(feature, Outer) else feature
+        for feature in features
+    ]
+    derivatives = [feature.derivative for feature in made if isinstance(feature, Jacobian)]
+    others = [feature for feature in made if not isinstance(feature, Jacobian)]
+    if not derivatives:
+        return tuple(others)
+    # One product of large matrices takes far less than many of small ones.
+    return (Jacobian(jnp.concatenate(derivatives, axis=-1)), *others)
+
+
+def _cheaper(outer: Outer, partners: int, traced: bool) -> Outer | Jacobian:
     n, groups, positions, inputs = outer.activations.shape
     classes, outputs = outer.cotangents.shape[-2:]
     pairs = classes if traced else classes**2
@@ -95,14 +113,19 @@ def _share(one: Jacobian | Outer | Lookup, other: Jacobian | Outer | Lookup, tra
             return _products(one.derivative, other.derivative, axes=2)
         return _products(one.derivative, other.derivative, axes=1).swapaxes(1, 2)
     if isinstance(one, Lookup) and isinstance(other, Lookup):
-        same = one.rows[:, :, None, None] == other.rows
-        inputs = same.astype(one.cotangents.dtype)
-        return _summed(inputs, one.cotangents[:, 0], other.cotangents[:, 0], traced)
+        return _summed(
+            lambda rows: (rows[..., None, None] == other.rows).astype(one.cotangents.dtype),
+            one.rows,
+            one.cotangents[:, 0],
+            other.cotangents[:, 0],
+            traced,
+        )
     if isinstance(one, Outer) and isinstance(other, Outer):
         # A loop, since a matrix product is faster than a batch of products; groups are few.
         shares = [
             _summed(
-                _products(one.activations[:, b], other.activations[:, b], axes=1),
+                lambda a, b=b: _products(a, other.activations[:, b], axes=1),
+                one.activations[:, b],
                 one.cotangents[:, b],
                 other.cotangents[:, b],
                 traced,
@@ -114,16 +137,31 @@ def _share(one: Jacobian | Outer | Lookup, other: Jacobian | Outer | Lookup, tra
 
 
 def _summed(
-    inputs: Float[Array, "n p m q"],
+    products: Callable[[Array], Float[Array, "p m q"]],
+    activations: Array,
     one: Float[Array, "n p c f"],
     other: Float[Array, "m q c f"],
     traced: bool,
 ) -> Float[Array, "n m"] | Float[Array, "n m c c"]:
-    """Inner products of cotangents, weighted by those of the activations, over all positions."""
-    if traced:
-        return jnp.sum(inputs * _products(one, other, axes=2), axis=(1, 3))
-    outputs = _products(one, other, axes=1)
-    return jnp.sum(inputs[:, :, None, :, :, None] * outputs, axis=(1, 4)).swapaxes(1, 2)
+    """Inner products of cotangents, weighted by those of the activations, over all positions.
+
+    Some examples at a time, which bounds the memory. In one piece, moreover, XLA would merge the
+    sum with the products of other parameters, and on a CPU take twenty times as long for all.
+    """
+
+    def of_one(example: tuple[Array, Float[Array, "p c f"]]) -> Array:
+        a, g = example
+        if traced:
+            return jnp.sum(products(a) * _products(g, other, axes=2), axis=(0, 2))
+        pairs = products(a)[:, None, :, :, None] * _products(g, other, axes=1)
+        return jnp.sum(pairs, axis=(0, 3)).swapaxes(0, 1)
+
+    n, positions, classes, _ = one.shape
+    entries = positions * math.prod(other.shape[:2]) * (1 if traced else classes**2)
+    if positions == other.shape[1] == 1:
+        return jax.vmap(of_one)((activations, one))
+    size = max(1, min(n // 4, _LARGEST_BLOCK // entries))
+    return jax.lax.map(of_one, (activations, one), batch_size=size)
 
 
 def _products(one: Array, other: Array, *, axes: int) -> Array:

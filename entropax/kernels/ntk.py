@@ -14,7 +14,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,16 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from entropax.kernels.base import FeatureKernel, num_examples
-from entropax.kernels.features import Features, Jacobian, Lookup, Outer, cheaper, inner_products
+from entropax.kernels.features import Features, Jacobian, Lookup, Outer, cheapest, inner_products
 from entropax.kernels.structure import Structure, evaluate, factor, read_structure
 from entropax.parameters import PathPredicate, merge, partition, path_name
 from entropax.types import ApplyFn, Array, Params
 
 METHODS = ("structured", "contraction")
 OUTPUTS = ("mean", "trace", "full")
+# Measured on a small convolutional network: in batches of 10, which take as much, features are made
+# 1.3 times as fast as 100 at a time, in a tenth of the memory.
+_CPU_BYTES = 2**24
 
 
 class FallbackWarning(UserWarning):
@@ -42,6 +45,7 @@ def ntk(
     outputs: str = "mean",
     classes: Sequence[int] | None = None,
     trainable: PathPredicate | None = None,
+    batch_size: int | None = None,
 ) -> FeatureKernel:
     r"""The empirical neural tangent kernel.
 
@@ -62,6 +66,9 @@ def ntk(
       trainable: predicate on paths such as `"params/Dense_0/kernel"`, to differentiate with respect
         to some of the parameters only, the last layer's for example. By default all of them; of
         linen variables, a mapping with the collection `"params"`, that collection.
+      batch_size: examples whose features are computed at a time. By default, on a CPU, as many as
+        leave what is computed on the way in the cache, and otherwise all: choose a number if memory
+        does not suffice.
 
     Returns:
       `kernel_fn(params, x1, x2=None)`, compiled once for each shape. NaN and infinite parameters or
@@ -86,23 +93,48 @@ def ntk(
     """
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"`batch_size` must be positive, got {batch_size}.")
     inner = inner_products_compiled(outputs)
     function = one_example(apply_fn, classes=classes)
     make = _structured if method == "structured" else _contraction
 
     @partial(jax.jit, static_argnums=2)
     def features(params: Params, x: PyTree[Any], partners: int) -> Features:
-        num_examples(x)
+        n = num_examples(x)
         chosen = differentiated(params, trainable)
-        made = make(chosen, lambda leaves, x: function(chosen.merge(leaves), x), x)
-        return tuple(
-            cheaper(feature, partners=partners, traced=outputs != "full")
-            if isinstance(feature, Outer)
-            else feature
-            for feature in made
-        )
+        of_one = make(chosen, lambda leaves, x: function(chosen.merge(leaves), x), x)
+
+        def of_some(x: PyTree[Any]) -> Features:
+            made = jax.vmap(of_one)(x)
+            return cheapest(made, partners=partners, traced=outputs != "full")
+
+        size = batch_size or _fitting(of_one, x)
+        return of_some(x) if size >= n else _in_batches(of_some, x, size)
 
     return FeatureKernel(features, inner)
+
+
+def _fitting(of_one: Callable[[PyTree[Any]], Features], x: PyTree[Any]) -> int:
+    """How many examples to take at a time."""
+    n = num_examples(x)
+    if jax.default_backend() != "cpu":
+        return n
+    made = jax.eval_shape(of_one, jax.tree.map(lambda leaf: leaf[0], x))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made))
+    batches = -(-n * size // _CPU_BYTES)
+    return -(-n // min(n, batches))
+
+
+def _in_batches(function: Callable[[PyTree[Any]], Features], x: PyTree[Any], size: int) -> Features:
+    """`jax.lax.map` in batches of one size; the last one is filled up with copies.
+
+    One size, because each has to be compiled.
+    """
+    n = num_examples(x)
+    rows = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
+    made = jax.lax.map(lambda rows: function(jax.tree.map(lambda leaf: leaf[rows], x)), rows)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], made)
 
 
 @cache
@@ -190,16 +222,22 @@ def differentiated(params: Params, trainable: PathPredicate | None) -> Different
     )
 
 
+OfOne: TypeAlias = Callable[[PyTree[Any]], Features]
+
+
 def _contraction(
     chosen: Differentiated, function: Callable[..., Float[Array, " c"]], x: PyTree[Any]
-) -> Features:
-    derivatives = jax.vmap(jax.jacrev(function), in_axes=(None, 0))(chosen.leaves, x)
-    return tuple(Jacobian(jnp.reshape(d, (*d.shape[:2], -1))) for d in derivatives)
+) -> OfOne:
+    def features(x: PyTree[Any]) -> Features:
+        derivatives = jax.jacrev(function)(chosen.leaves, x)
+        return tuple(Jacobian(jnp.reshape(d, (d.shape[0], -1))) for d in derivatives)
+
+    return features
 
 
 def _structured(
     chosen: Differentiated, function: Callable[..., Float[Array, " c"]], x: PyTree[Any]
-) -> Features:
+) -> OfOne:
     params = chosen.leaves
     structure = read_structure(function, params, jax.tree.map(lambda leaf: leaf[0], x))
     _warn(chosen, structure)
@@ -238,7 +276,7 @@ def _structured(
                 made[i] = Outer(jnp.concatenate(a, axis=1), jnp.concatenate(g, axis=1))
         return tuple(made[i] for i in range(len(params)))
 
-    return jax.vmap(features)(x)
+    return features
 
 
 def _warn(chosen: Differentiated, structure: Structure) -> None:

@@ -20,6 +20,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core import primitives as p
 from jaxtyping import Float, PyTree
 
+from entropax.convolution import convolution_of_input
 from entropax.kernels.layers import Layer, layer_of, shaped
 from entropax.types import Array
 
@@ -296,15 +297,27 @@ def evaluate(
         values[slot] = value
     for slot, value in zip(structure.inputs, inputs, strict=True):
         values[slot] = value
+    layers = {use.operation for uses in structure.uses.values() for use in uses}
     for i, (eqn, sources, targets) in enumerate(structure.operations):
-        options = eqn.primitive.get_bind_params(eqn.params)
-        results = eqn.primitive.bind(*(values[s] for s in sources), **options)
+        operands = [values[slot] for slot in sources]
+        if i in layers and eqn.primitive is p.conv_general_dilated_p:
+            results = convolution_of_input(*operands, **_convolution_options(eqn))
+        else:
+            options = eqn.primitive.get_bind_params(eqn.params)
+            results = eqn.primitive.bind(*operands, **options)
         results = results if eqn.primitive.multiple_results else [results]
         if i in perturbations:
             results = [results[0] + perturbations[i]]
         for slot, value in zip(targets, results, strict=True):
             values[slot] = value
     return values[structure.output], values
+
+
+def _convolution_options(eqn: JaxprEqn) -> dict[str, Any]:
+    """Arguments of `jax.lax.conv_general_dilated`, from those of its operation."""
+    options = {**eqn.params, "strides": eqn.params["window_strides"]}
+    del options["window_strides"]
+    return options
 
 
 def factor(view: View, values: Sequence[Any]) -> Float[Array, ""]:

@@ -1,21 +1,32 @@
 """Networks in flax.linen, and linen modules as the pure functions that entropax takes.
 
 - `ConvNet`: a small convolutional classifier with batch, group or layer normalisation.
+- `CNN`: one without normalisation and without biases, in the NTK or the standard parameterisation.
 - `running_statistics`, `batch_statistics`: `module -> apply_fn(variables, x)`, with either kind of
   statistics in its BatchNorm layers.
 - `convolution`: what `ConvNet` convolves with, fast to adapt on the CPU.
+- `patch_convolution`: what `CNN` convolves with, fast to train in a loop, many networks at a time.
 - `fit_classifier`: plain supervised training, for a source network.
+- `ensemble_trainer`: the training of many networks as pure functions; `evaluate_ensemble`.
 """
 
+from entropax.models.cnn import CNN, patch_convolution
 from entropax.models.convnet import ConvNet
-from entropax.models.convolution import convolution
+from entropax.convolution import convolution
+from entropax.models.ensembles import EnsembleState, Trainer, ensemble_trainer, evaluate_ensemble
 from entropax.models.statistics import batch_statistics, running_statistics
 from entropax.models.training import fit_classifier
 
 __all__ = [
+    "CNN",
     "ConvNet",
+    "EnsembleState",
+    "Trainer",
     "batch_statistics",
     "convolution",
+    "ensemble_trainer",
+    "evaluate_ensemble",
     "fit_classifier",
+    "patch_convolution",
     "running_statistics",
 ]

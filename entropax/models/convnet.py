@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jaxtyping import Float
 
-from entropax.models.convolution import convolution
+from entropax.convolution import convolution
 from entropax.types import Array
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from entropax.models.convolution import convolution
+from entropax.convolution import convolution
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 CASES = {

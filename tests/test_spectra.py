@@ -1,0 +1,361 @@
+"""Most matrices here are made from their eigenvalues, so that the answer is known beforehand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entropax import entropy, spectra
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+def rotation(n, seed):
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))
+    return q * np.sign(np.diag(r))
+
+
+def matrix(eigvals, seed=0):
+    q = rotation(len(eigvals), seed)
+    return (q * np.asarray(eigvals)) @ q.T
+
+
+def random_kernel(seed, n=8):
+    rng = np.random.default_rng(seed)
+    return matrix(rng.exponential(size=n) ** 3, seed + 1)
+
+
+def float64_entropy(eigvals, order=1.0):
+    p = np.clip(eigvals, 0, None)
+    p = p[p > 0] / p.sum()
+    if order == 1:
+        return -np.sum(p * np.log(p))
+    return np.log(np.sum(p**order)) / (1 - order)
+
+
+@jax.jit
+def entropy_of(kernel):
+    return entropy.von_neumann(spectra.density(kernel))
+
+
+def test_density_recovers_the_eigenvalues():
+    eigvals = np.array([0.0, 1.0, 1.0, 3.0, 5.0])
+    kernel = matrix(eigvals)
+    found = spectra.density(jnp.array(kernel, jnp.float32))
+    np.testing.assert_allclose(found, eigvals / 10, atol=4e-7)  # float32
+    on_host = spectra.density(kernel)
+    assert isinstance(on_host, np.ndarray)
+    np.testing.assert_allclose(on_host, eigvals / 10, atol=1e-15)
+    in_float32 = spectra.density(np.float32(kernel))
+    assert in_float32.dtype == np.float64
+
+
+def test_closed_forms():
+    n = 6
+    assert float(entropy_of(jnp.eye(n))) == pytest.approx(np.log(n), rel=1e-6)
+    assert float(entropy_of(jnp.ones((n, n)))) == pytest.approx(0, abs=1e-5)
+    blocks = jnp.kron(jnp.eye(2), jnp.ones((3, 3)))
+    assert float(entropy_of(blocks)) == pytest.approx(np.log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda k: jnp.array(k, jnp.float32), np.asarray])
+def test_stacked_kernels_are_a_loop(make):
+    kernels = np.stack([random_kernel(seed) for seed in range(4)]).reshape(2, 2, 8, 8)
+    stacked = spectra.density(make(kernels))
+    for i in np.ndindex(2, 2):
+        np.testing.assert_allclose(stacked[i], spectra.density(make(kernels[i])), atol=1e-6)
+    np.testing.assert_allclose(jnp.sum(stacked, axis=-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [lambda k: jnp.array(k, jnp.float32), np.asarray])
+def test_kernels_of_zeros_and_broken_ones(make):
+    kernels = np.stack([np.zeros((3, 3)), np.eye(3), np.eye(3), np.diag([1.0, 1.0, -0.1])])
+    kernels[2, 0, 1] = np.nan
+    found = spectra.density(make(kernels))
+    np.testing.assert_array_equal(found[0], 0)
+    np.testing.assert_allclose(found[1], 1 / 3, rtol=1e-6)
+    assert np.all(np.isnan(found[2:]))
+    np.testing.assert_allclose(
+        spectra.purity(make(kernels)), [0, 1 / 3, np.nan, 2.01 / 1.9**2], rtol=1e-6
+    )
+    assert np.isnan(spectra.purity(make(np.diag([1.0, -2.0]))))
+    infinite = make(np.diag([np.inf, 1.0]))
+    assert np.all(np.isnan(spectra.density(infinite)))
+    assert np.isnan(spectra.purity(infinite))
+
+
+@pytest.mark.parametrize("function", [spectra.density, spectra.purity])
+def test_matrices_that_are_not_square(function):
+    # Before the shapes are looked at by the type checker of the tests.
+    with pytest.raises(ValueError, match=r"square matrices .* got \(2, 3\)"):
+        function.__wrapped__(jnp.ones((2, 3)))
+
+
+@given(seeds, st.integers(-30, 30))
+def test_bounds_scale_and_rotation(seed, exponent):
+    kernel = random_kernel(seed)
+    expected = float64_entropy(np.linalg.eigvalsh(kernel))
+    plain = float(entropy_of(jnp.array(kernel, jnp.float32)))
+    # float32 eigenvalues are off by 1e-7, and the logarithm of a small one by more.
+    assert plain == pytest.approx(expected, abs=1e-5)
+    assert -1e-6 <= plain <= np.log(8) + 1e-6
+    scaled = entropy_of(jnp.array(kernel * 10.0**exponent, jnp.float32))
+    assert float(scaled) == pytest.approx(plain, abs=1e-5)
+    q = rotation(8, seed + 2)
+    rotated = entropy_of(jnp.array(q @ kernel @ q.T, jnp.float32))
+    assert float(rotated) == pytest.approx(plain, abs=1e-5)
+
+
+@given(seeds, st.floats(0, 1))
+def test_entropy_is_concave(seed, share):
+    a, b = (k / np.trace(k) for k in (random_kernel(seed), random_kernel(seed + 3)))
+    mixture, first, second = (
+        float(entropy_of(jnp.array(k, jnp.float32))) for k in (share * a + (1 - share) * b, a, b)
+    )
+    assert mixture >= share * first + (1 - share) * second - 2e-5
+
+
+@given(seeds)
+def test_entropy_of_a_tensor_product_adds_up(seed):
+    a, b = random_kernel(seed, n=3), random_kernel(seed + 3, n=4)
+    product = float(entropy_of(jnp.array(np.kron(a, b), jnp.float32)))
+    parts = [float(entropy_of(jnp.array(k, jnp.float32))) for k in (a, b)]
+    assert product == pytest.approx(sum(parts), abs=2e-5)
+
+
+@given(seeds)
+def test_purity_is_the_renyi_entropy_of_order_two(seed):
+    kernel = jnp.array(random_kernel(seed), jnp.float32)
+    order_two = entropy.renyi(spectra.density(kernel), order=2)
+    purity = spectra.purity(kernel)
+    assert float(-jnp.log(purity)) == pytest.approx(float(order_two), abs=2e-6)
+    assert float(entropy_of(kernel)) >= -float(jnp.log(purity)) - 1e-5
+    assert float(spectra.purity(random_kernel(seed))) == pytest.approx(float(purity), rel=2e-6)
+
+
+def test_float32_neither_overflows_nor_vanishes():
+    for scale in (5e37, 1e-34):
+        kernel = jnp.array(matrix([1.0, 2.0, 5.0]) * scale, jnp.float32)
+        np.testing.assert_allclose(spectra.density(kernel), [0.125, 0.25, 0.625], rtol=2e-6)
+        assert float(spectra.purity(kernel)) == pytest.approx(30 / 64, rel=2e-6)
+
+
+def test_gradient_against_differences_and_at_equal_eigenvalues():
+    kernel, change = matrix([1.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]), random_kernel(1)
+
+    def along(t):
+        shifted = spectra.density(kernel + t * change)
+        return float64_entropy(shifted)
+
+    expected = (along(1e-6) - along(-1e-6)) / 2e-6
+    gradient = jax.jit(jax.grad(entropy_of))(jnp.array(kernel, jnp.float32))
+    assert float(jnp.sum(gradient * change)) == pytest.approx(expected, rel=1e-3)
+    for degenerate in (jnp.eye(8), jnp.ones((8, 8)), jnp.zeros((8, 8))):
+        assert jnp.all(jnp.isfinite(jax.grad(entropy_of)(degenerate)))
+
+
+@pytest.mark.parametrize("make", [jnp.array, np.asarray])
+def test_submatrices(make):
+    kernel = np.arange(25.0, dtype=np.float32).reshape(5, 5)
+    indices = np.array([[[4, 0], [1, 1]], [[3, 2], [2, -1]]])
+    found = spectra.submatrices(make(kernel), make(indices))
+    assert found.shape == (2, 2, 2, 2)
+    for i in np.ndindex(2, 2):
+        if indices[i].min() >= 0:
+            np.testing.assert_array_equal(found[i], kernel[np.ix_(indices[i], indices[i])])
+    np.testing.assert_array_equal(found[1, 1], [[kernel[2, 2], 0], [0, 0]])
+
+
+def test_submatrices_of_an_index_that_does_not_exist():
+    kernel = np.eye(3, dtype=np.float32)
+    found = spectra.submatrices(jnp.array(kernel), jnp.array([0, 3]))
+    np.testing.assert_array_equal(found, [[1, np.nan], [np.nan, np.nan]])
+    with pytest.raises(IndexError, match="out of bounds"):
+        spectra.submatrices(kernel, np.array([0, 3]))
+
+
+def test_an_empty_place_leaves_the_entropy_alone():
+    kernel = jnp.array(random_kernel(5), jnp.float32)
+    three = entropy_of(spectra.submatrices(kernel, jnp.array([6, 1, 3])))
+    padded = entropy_of(spectra.submatrices(kernel, jnp.array([6, -1, 1, 3, -1])))
+    assert float(padded) == pytest.approx(float(three), abs=2e-6)
+
+
+SPECTRA = {
+    "one over k": 1 / np.arange(1.0, 201),
+    "one dominant": np.r_[0.7, 0.3 / np.arange(1, 200) / np.sum(1 / np.arange(1, 200))],
+    "half the rank": np.r_[np.zeros(100), np.exp(-np.arange(100) / 20)],
+}
+
+
+@functools.cache
+def compiled(**options):
+    """The kernel is an argument, so that all kernels of a size share one program."""
+
+    def estimate(key, kernel):
+        def matvec(x):
+            return jnp.matmul(kernel, x, precision="highest")
+
+        trace = jnp.trace(kernel) if options.get("known", True) else None
+        rest = {name: value for name, value in options.items() if name != "known"}
+        return spectra.lanczos_entropy(key, matvec, len(kernel), trace=trace, **rest)
+
+    return jax.jit(estimate)
+
+
+def test_lanczos_keeps_the_moments():
+    """The rule of `t` steps is exact for polynomials up to degree 2 t - 1."""
+    kernel, start = matrix(np.arange(1.0, 31) / 30), np.random.default_rng(0).normal(size=30)
+    matvec = functools.partial(jnp.matmul, jnp.array(kernel, jnp.float32), precision="highest")
+    diagonal, off = spectra.lanczos(matvec, jnp.array(start, jnp.float32), num_steps=4)
+    tridiagonal = np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+    for power in range(8):
+        moment = np.linalg.matrix_power(np.float64(tridiagonal), power)[0, 0]
+        expected = start @ np.linalg.matrix_power(kernel, power) @ start / (start @ start)
+        assert moment == pytest.approx(expected, rel=5e-6)
+
+
+def test_lanczos_of_all_steps_has_the_eigenvalues():
+    eigvals = np.arange(1.0, 13)
+    kernel = jnp.array(matrix(eigvals), jnp.float32)
+    diagonal, off = spectra.lanczos(lambda x: kernel @ x, jnp.arange(1.0, 13), num_steps=12)
+    tridiagonal = np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+    np.testing.assert_allclose(np.linalg.eigvalsh(tridiagonal), eigvals, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", [np.ones(50), np.arange(1.0, 51)])
+def test_lanczos_stops_where_there_is_no_new_direction(start):
+    """Going on from rounding would give values far outside the spectrum."""
+    diagonal, off = spectra.lanczos(lambda x: x, jnp.array(start, jnp.float32), num_steps=6)
+    tridiagonal = np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+    eigvals, vectors = np.linalg.eigh(tridiagonal)
+    assert np.all((np.abs(eigvals) < 1e-6) | (np.abs(eigvals - 1) < 1e-6))
+    assert np.sum(vectors[0] ** 2 * eigvals) == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_interval_holds_the_entropy(name, known):
+    eigvals = SPECTRA[name]
+    expected = float64_entropy(eigvals)
+    kernel = jnp.array(matrix(eigvals), jnp.float32)
+    estimates = [compiled(known=known)(jax.random.key(seed), kernel) for seed in range(20)]
+    inside = [float(e.lower) <= expected <= float(e.upper) for e in estimates]
+    assert np.sum(inside) >= 16  # of 20 at 95 %: fewer has a probability of 3e-3 at most
+    errors = np.array([float(e.value) - expected for e in estimates])
+    stderr = np.sqrt(np.mean([float(e.stderr) ** 2 for e in estimates]))
+    # The mean over 20 keys is right to its own error, and to the quadrature's.
+    gap = max(float(e.upper - e.lower) for e in estimates)
+    assert abs(errors.mean()) < 4 * stderr / np.sqrt(20) + gap / 4
+    assert np.std(errors) < 2 * stderr + 1e-5
+    for e in estimates:
+        assert float(e.lower) <= float(e.value) <= float(e.upper)
+        assert float(e.trace) == pytest.approx(eigvals.sum(), rel=1e-5 if known else 0.1)
+
+
+def test_a_kernel_of_a_thousand_with_a_dominant_eigenvalue():
+    """The exact part cuts the error by twenty at the same number of products."""
+    rng = np.random.default_rng(0)
+    features = np.maximum(rng.normal(size=(1000, 40)) * 0.8 ** np.arange(40) + 0.7, 0)
+    squares = np.sum(features**2, axis=1)
+    distances = squares[:, None] + squares[None] - 2 * features @ features.T
+    kernel = np.exp(-distances / 2 / 2.2**2)
+    exact = spectra.density(kernel)
+    assert 0.6 < exact[-1] < 0.8
+    expected = float64_entropy(exact)
+    kernel = jnp.array(kernel, jnp.float32)
+
+    def root_mean_square(**options):
+        run = compiled(**options)
+        estimates = [run(jax.random.key(seed), kernel) for seed in range(4)]
+        inside = [float(e.lower) <= expected <= float(e.upper) for e in estimates]
+        assert np.sum(inside) >= 3
+        return np.sqrt(np.mean([(float(e.value) - expected) ** 2 for e in estimates]))
+
+    both = root_mean_square()
+    line_alone = root_mean_square(num_deflated=0, num_probes=32)
+    assert both < 4e-3 * expected
+    assert line_alone > 8 * both
+
+
+@pytest.mark.parametrize("order", [0.5, 2.5])
+def test_lanczos_of_other_orders(order):
+    eigvals = SPECTRA["one over k"]
+    kernel = jnp.array(matrix(eigvals), jnp.float32)
+    expected = float64_entropy(eigvals, order)
+    estimates = [compiled(order=order)(jax.random.key(seed), kernel) for seed in range(6)]
+    inside = [float(e.lower) <= expected <= float(e.upper) for e in estimates]
+    assert np.sum(inside) >= 4
+    mean = np.mean([float(e.value) for e in estimates])
+    stderr = np.sqrt(np.mean([float(e.stderr) ** 2 for e in estimates]))
+    gap = max(float(e.upper - e.lower) for e in estimates)
+    assert abs(mean - expected) < 4 * stderr / np.sqrt(6) + gap / 4
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e30, 1e-30])
+@pytest.mark.parametrize("known", [True, False])
+def test_operators_of_a_few_eigenvalues_are_exact(known, scale):
+    """Where Lanczos runs out of directions, and at scales whose squares float32 cannot hold."""
+    run = compiled(known=known)
+    for eigvals in (np.ones(200), np.r_[np.ones(8), np.zeros(192)]):
+        kernel = jnp.array(matrix(eigvals) * scale, jnp.float32)
+        estimate = run(jax.random.key(0), kernel)
+        expected = float64_entropy(eigvals)
+        assert float(estimate.value) == pytest.approx(expected, abs=2e-5)
+        assert float(estimate.lower) - 1e-5 <= expected <= float(estimate.upper) + 1e-5
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_operators_that_are_zero_indefinite_or_not_numbers(known):
+    run = compiled(known=known)
+    np.testing.assert_array_equal(run(jax.random.key(0), jnp.zeros((200, 200))), 0)
+    indefinite = jnp.array(matrix(np.linspace(-0.1, 1, 200)), jnp.float32)
+    for kernel in (indefinite, -jnp.eye(200), jnp.full((200, 200), jnp.nan)):
+        assert np.all(np.isnan(run(jax.random.key(0), kernel)))
+
+
+def test_the_product_is_traced_a_few_times_and_batches_change_nothing():
+    eigvals = jnp.array(SPECTRA["one over k"], jnp.float32)
+    calls = []
+
+    def matvec(x):
+        calls.append(x.shape)
+        return eigvals * x
+
+    def estimate(key, batch_size):
+        return spectra.lanczos_entropy(key, matvec, 200, trace=5.878, batch_size=batch_size)
+
+    run = jax.jit(estimate, static_argnums=1)
+    first = run(jax.random.key(0), None)
+    traced = len(calls)
+    assert traced <= 8
+    again = run(jax.random.key(1), None)
+    assert len(calls) == traced
+    assert float(first.value) != float(again.value)
+    np.testing.assert_allclose(run(jax.random.key(0), 5), first, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": 0.0}, "`order` must be positive and finite, got 0.0"),
+        ({"order": np.inf}, "`order` must be positive and finite, got inf"),
+        ({"num_probes": 1}, "`num_probes` must be at least 2, got 1"),
+        ({"num_deflated": 30}, "`num_deflated` must be from 0 to n - 1 = 29, got 30"),
+        ({"num_deflated": -1}, "got -1"),
+        ({"num_steps": 1}, "`num_steps` must be at least 2, got 1"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        spectra.lanczos_entropy(jax.random.key(0), lambda x: x, 30, **options)
+
+
+def test_a_product_of_the_wrong_shape():
+    with pytest.raises(ValueError, match=r"`matvec` must map \(4,\) to itself, got \(4, 4\)"):
+        spectra.lanczos(lambda x: jnp.outer(x, x), jnp.ones(4), num_steps=2)
