@@ -6,6 +6,7 @@
   statistics in its BatchNorm layers.
 - `convolution`: what `ConvNet` convolves with, fast to adapt on the CPU.
 - `patch_convolution`: what `CNN` convolves with, fast to train in a loop, many networks at a time.
+- `stax`: neural-tangents on current JAX (`from entropax.models import stax`).
 - `fit_classifier`: plain supervised training, for a source network.
 - `ensemble_trainer`: the training of many networks as pure functions; `evaluate_ensemble`.
 """
