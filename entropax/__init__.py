@@ -1,6 +1,9 @@
 """entropax: entropy as a working tool for neural networks, in JAX.
 
-- `entropax.entropy`: Shannon and softmax entropies.
+- `entropax.entropy`: Shannon, Renyi, softmax and von Neumann entropies.
+- `entropax.kernels`: neural tangent kernels of any network, also of many examples.
+- `entropax.spectra`: from kernels to spectra, exactly or by stochastic Lanczos quadrature.
+- `entropax.selection`: which examples to train on, by entropy and otherwise.
 - `entropax.tta`: test-time adaptation by entropy minimisation, and label flips.
 - `entropax.estimation`: accuracy without labels, with intervals.
 - `entropax.models`: linen networks, and linen modules as pure functions.
