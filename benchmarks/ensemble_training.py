@@ -167,14 +167,27 @@ def measure(side: str, repeats: int) -> dict[str, Any]:
         "seconds": seconds,
         "core_seconds": core_seconds,
         "first_seconds": first,
-        "result": [float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(result)],
+        "result": seen(side, result),
         "versions": {module.__name__: module.__version__ for module in (jax, flax, optax, np)},
     }
 
 
+def seen(side: str, result: Any) -> list[float]:
+    """What two sides have to agree on: losses and accuracies, or what training has changed.
+
+    That is the logits of trained networks on test images, less those of the untrained ones.
+    """
+    if side.startswith("test"):
+        return np.ravel(result).tolist()
+    _, params, _, _, x, _ = problem()
+    logits = jax.jit(jax.vmap(lambda params: Plain().apply(params, x[:100])))
+    return np.ravel(logits(result) - logits(params)).tolist()
+
+
 def deviation(result: list[float], reference: list[float]) -> float:
-    """Largest relative difference of the sums of absolute values, an array each."""
-    return float(np.max(np.abs(np.array(result) / np.array(reference) - 1)))
+    """Root mean square of the difference, as a share of that of the reference."""
+    difference = np.subtract(result, reference)
+    return float(np.linalg.norm(difference) / np.linalg.norm(reference))
 
 
 def compare(rounds: int, repeats: int) -> dict[str, Any]:
@@ -193,7 +206,7 @@ def compare(rounds: int, repeats: int) -> dict[str, Any]:
         tested = side.startswith("test")
         reference = "test: all images in one call" if tested else "step in a Python loop"
         differs = deviation(output[0]["result"], outputs[reference][0]["result"])
-        if differs > 1e-3:
+        if not differs < 1e-2:  # rounding, after 90 steps of Adam
             raise RuntimeError(f"{side} and {reference} disagree by {differs:.1e}.")
         units = NETWORKS * (1 if tested else STEPS) * (2 if "2 threads" in side else 1)
         rows[side] = {

@@ -1,16 +1,20 @@
 """Figures of the programs: the only file that knows matplotlib."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from entropax.estimation import FlipCurve
 
 _FLIPS, _CONFIDENCE, _INK = "#0072b2", "#e69f00", "#444444"
+_STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def draw_estimates(
@@ -37,7 +41,7 @@ def draw_estimates(
       level: nominal coverage of the intervals.
       title: of the whole figure.
     """
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context(_STYLE):
         panels = 2 if test.shape[1] else 1
         figure = Figure(figsize=(4.75 * panels, 4.6), layout="constrained", dpi=150)
         figure.suptitle(title if panels == 2 else title.replace(": ", ":\n"))
@@ -96,3 +100,174 @@ def _draw_curve(
     axes.set(xlabel="flip rate", ylabel="true accuracy", ylim=(bottom, 1.02))
     axes.set_xlim(left=-0.01 * grid[-1])
     axes.legend(loc="best", frameon=False)
+
+
+# Colours that differ in lightness as well, for methods in the order in which they come.
+_METHODS = (
+    *("#444444", "#e69f00", "#0072b2", "#d55e00", "#009e73"),
+    *("#cc79a7", "#56b4e9", "#8c6d00", "#7f3fbf", "#a0a0a0"),
+)
+_MARKERS = "osD^vP*Xph"
+
+_NAMES = {
+    "min_test_loss": "lowest test loss (nats)",
+    "final_accuracy": "test accuracy after training",
+    "start_entropy": "entropy before training",
+    "final_entropy": "entropy after training",
+    "delta_entropy": "entropy lost in training",
+    "test_loss": "test loss (nats)",
+    "test_accuracy": "test accuracy",
+    "entropy": "NTK entropy / ln n",
+    "trace": "NTK trace",
+}
+
+_Tables = Mapping[str, Mapping[str, Float[np.ndarray, "_ _"]]]
+
+
+def draw_entropy_scatter(path: Path, *, entropies: _Tables, outcomes: _Tables, title: str) -> None:
+    """Draw every outcome against every entropy.
+
+    Args:
+      path: PNG file to write.
+      entropies: for each entropy and each method its values `[sets, networks]`. A large mark is the
+        mean of a set, a small one a network.
+      outcomes: likewise.
+      title: of the whole figure.
+    """
+    with mpl.rc_context(_STYLE):
+        shape = len(outcomes), len(entropies)
+        figure = Figure(figsize=(3.3 * shape[1], 3 * shape[0] + 0.8), layout="constrained", dpi=110)
+        figure.suptitle(title)
+        panels = figure.subplots(*shape, sharex="col", sharey="row", squeeze=False)
+        for row, (outcome, y) in zip(panels, outcomes.items(), strict=True):
+            row[0].set_ylabel(_NAMES[outcome])
+            for axes, x in zip(row, entropies.values(), strict=True):
+                for i, method in enumerate(x):
+                    look = {
+                        "color": _METHODS[i % 10],
+                        "linestyle": "none",
+                        "marker": _MARKERS[i % 10],
+                    }
+                    small = {**look, "markersize": 2, "alpha": 0.3, "markeredgewidth": 0}
+                    axes.plot(x[method].ravel(), y[method].ravel(), **small)
+                    means = x[method].mean(1), y[method].mean(1)
+                    axes.plot(*means, **look, markersize=5, alpha=0.9, mec="white", mew=0.4)
+        for axes, entropy in zip(panels[-1], entropies, strict=True):
+            axes.set_xlabel(_NAMES[entropy])
+        _method_legend(figure, list(next(iter(entropies.values()))), lines=False)
+        figure.savefig(path, format="png")
+
+
+def draw_training(
+    path: Path,
+    *,
+    curves: Mapping[str, Mapping[str, tuple[list[int], Float[np.ndarray, " epochs"]]]],
+    title: str,
+) -> None:
+    """Draw curves over the epochs, a panel for each quantity and a line for each method.
+
+    Args:
+      path: PNG file to write.
+      curves: for each quantity and each method the epochs and the values.
+      title: of the whole figure.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.1 * len(curves), 3.6), layout="constrained", dpi=110)
+        figure.suptitle(title)
+        for axes, (name, of_methods) in zip(
+            figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+        ):
+            for i, (epochs, values) in enumerate(of_methods.values()):
+                marker = _MARKERS[i % 10] if len(epochs) < 10 else ""
+                axes.plot(epochs, values, color=_METHODS[i % 10], marker=marker, markersize=4)
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(left=0)
+            if name in ("test_loss", "trace"):
+                axes.set_yscale("log")
+            axes.set(xlabel="epochs", ylabel=_NAMES[name])
+        _method_legend(figure, list(next(iter(curves.values()))), lines=True)
+        figure.savefig(path, format="png")
+
+
+def draw_chosen(
+    path: Path,
+    *,
+    positions: Float[np.ndarray, "m 2"],
+    labels: Int[np.ndarray, " m"],
+    chosen: Mapping[str, Int[np.ndarray, " n"]],
+    title: str,
+) -> None:
+    """Draw a map of the pool for each method, with what it chose.
+
+    Args:
+      path: PNG file to write.
+      positions: of the pool's examples in the plane.
+      labels: their classes, as colours.
+      chosen: rows of the pool, for each method.
+      title: of the whole figure.
+    """
+    columns = min(4, len(chosen))
+    rows = -(-len(chosen) // columns)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3 * columns, 3 * rows + 0.6), layout="constrained", dpi=110)
+        figure.suptitle(title)
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels:
+            axes.axis("off")
+        for axes, (method, picked) in zip(panels, chosen.items(), strict=False):
+            classes = {"cmap": "tab10", "vmin": 0, "vmax": 9}
+            axes.scatter(*positions.T, c=labels % 10, s=4, alpha=0.35, linewidths=0, **classes)
+            axes.scatter(
+                *positions[picked].T, c=labels[picked] % 10, s=32, ec="black", lw=0.9, **classes
+            )
+            found = len(np.unique(labels[picked]))
+            axes.set_title(f"{method.replace('_', ' ')}: {found} classes", fontsize=9)
+        figure.savefig(path, format="png")
+
+
+def draw_sizes(
+    path: Path,
+    *,
+    means: Mapping[str, Mapping[str, Float[np.ndarray, "4 sizes"]]],
+    level: float,
+    title: str,
+) -> None:
+    """Draw means against the number of examples, a panel for each quantity.
+
+    Args:
+      path: PNG file to write.
+      means: for each quantity and method: size, mean, lower and upper end of the interval.
+      level: nominal coverage of the intervals.
+      title: of the whole figure.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.6 * len(means), 3.8), layout="constrained", dpi=110)
+        figure.suptitle(f"{title}: means with {level:.0%} intervals")
+        for axes, (name, of_methods) in zip(
+            figure.subplots(1, len(means), squeeze=False)[0], means.items(), strict=True
+        ):
+            for i, (size, mean, lower, upper) in enumerate(of_methods.values()):
+                colour = _METHODS[i % 10]
+                axes.fill_between(size, lower, upper, color=colour, alpha=0.1, linewidth=0)
+                axes.plot(size, mean, color=colour, marker=_MARKERS[i % 10], markersize=4)
+            axes.set(xscale="log", xlabel="images in a set", ylabel=_NAMES[name])
+        _method_legend(figure, list(next(iter(means.values()))), lines=True)
+        figure.savefig(path, format="png")
+
+
+def _method_legend(figure: Figure, methods: list[str], *, lines: bool) -> None:
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=_METHODS[i % 10],
+            marker=_MARKERS[i % 10],
+            linestyle="-" if lines else "none",
+            markersize=5,
+            label=method.replace("_", " "),
+        )
+        for i, method in enumerate(methods)
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(5, len(methods)), frameon=False
+    )

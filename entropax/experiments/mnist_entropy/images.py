@@ -1,0 +1,85 @@
+"""The images of a study: the pool that sets are chosen from, and the test images."""
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from entropax import data
+from entropax.data import ImageSet
+from entropax.experiments.mnist_entropy.config import Config
+
+
+class Labelled(NamedTuple):
+    """Images as the networks see them.
+
+    Attributes:
+      x: `[n, h, w, channels]` in [0, 1].
+      labels: `[n]` classes.
+    """
+
+    x: Float[np.ndarray, "n h w channels"]
+    labels: Int[np.ndarray, " n"]
+
+    def checksum(self) -> int:
+        """A number that tells one set of images from another."""
+        return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.x.tobytes()))
+
+
+class Images(NamedTuple):
+    """Disjoint images of one size and one list of classes.
+
+    Attributes:
+      pool: what sets are chosen from.
+      test: what networks are tested on; the same for every seed.
+      class_names: one for each class.
+    """
+
+    pool: Labelled
+    test: Labelled
+    class_names: tuple[str, ...]
+
+
+def load_images(config: Config) -> Images:
+    """Read the images that `config` names, and draw the pool.
+
+    Raises:
+      FileNotFoundError: they are not there; the message says where to put them.
+      ValueError: labels are missing, or there are too few images.
+    """
+    fixed, drawn = np.random.default_rng(0), np.random.default_rng(config.seed)
+    amounts = config.amounts
+    if config.data == "digits":
+        train_set = test_set = data.load("digits", None)
+        order = fixed.permutation(len(train_set))
+        held_out = min(amounts.max_test, len(order) // 3)
+        test, train = np.sort(order[:held_out]), np.sort(order[held_out:])
+    else:
+        size = config.size if config.data not in ("idx", "npz") else None
+        train_set, test_set = (
+            data.load(config.data, split, path=config.path, data_dir=config.data_dir, size=size)
+            for split in ("train", "test")
+        )
+        train = np.arange(len(train_set))
+        test = np.sort(fixed.permutation(len(test_set))[: amounts.max_test])
+    if train_set.labels is None or test_set.labels is None:
+        raise ValueError(f"The train and test splits of {config.data!r} need labels.")
+    if len(np.unique(train_set.labels[train])) < 2:
+        raise ValueError(
+            f"Training needs two classes or more; every label of {config.data!r} is "
+            f"{train_set.labels[0]}."
+        )
+    if len(train) < amounts.pool:
+        raise ValueError(
+            f"There are {len(train)} training images of {config.data!r}, fewer than the pool of "
+            f"{amounts.pool}; give a smaller --pool."
+        )
+    pool = drawn.permutation(train)[: amounts.pool]
+    return Images(_labelled(train_set, pool), _labelled(test_set, test), train_set.class_names)
+
+
+def _labelled(images: ImageSet, rows: Int[np.ndarray, " n"]) -> Labelled:
+    assert images.labels is not None
+    x = images.images[rows].astype(np.float32) / 255
+    return Labelled(x, images.labels[rows])
