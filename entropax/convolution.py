@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from entropax.types import Array
 
@@ -47,31 +48,17 @@ def convolution(
     def convolve(x: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
-    @convolve.defjvp
-    def jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    def jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
         (x, kernel), (x_dot, kernel_dot) = primals, tangents
-        by_input = exchanged(x_dot, kernel, strides, padding, **options)
-        return convolve(x, kernel), by_input + convolve(x, kernel_dot)
+        shares = []
+        if not isinstance(x_dot, SymbolicZero):
+            shares.append(exchanged(x_dot, kernel, strides, padding, **options))
+        if not isinstance(kernel_dot, SymbolicZero):
+            shares.append(convolve(x, kernel_dot))
+        return convolve(x, kernel), sum(shares[1:], start=shares[0])
 
+    convolve.defjvp(jvp, symbolic_zeros=True)
     return convolve(x, kernel)
-
-
-def convolution_of_input(
-    x: Array, kernel: Array, strides: Sequence[int], padding: Any, **options: Any
-) -> Array:
-    """`convolution` as a function of its input alone: the kernel must not be differentiated."""
-    if not exchangeable(x.shape, kernel.shape, **options):
-        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-
-    @jax.custom_jvp
-    def convolve(x: Array) -> Array:
-        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
-
-    @convolve.defjvp
-    def jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-        return convolve(*primals), exchanged(*tangents, kernel, strides, padding, **options)
-
-    return convolve(x)
 
 
 def exchangeable(x: tuple[int, ...], kernel: tuple[int, ...], **options: Any) -> bool:

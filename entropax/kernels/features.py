@@ -121,18 +121,19 @@ def _share(one: Jacobian | Outer | Lookup, other: Jacobian | Outer | Lookup, tra
             traced,
         )
     if isinstance(one, Outer) and isinstance(other, Outer):
-        # A loop, since a matrix product is faster than a batch of products; groups are few.
-        shares = [
-            _summed(
-                lambda a, b=b: _products(a, other.activations[:, b], axes=1),
+        others = other.activations
+
+        def of_group(b: int) -> Array:
+            return _summed(
+                lambda a: _products(a, others[:, b], axes=1),
                 one.activations[:, b],
                 one.cotangents[:, b],
                 other.cotangents[:, b],
                 traced,
             )
-            for b in range(one.activations.shape[1])
-        ]
-        return sum(shares[1:], start=shares[0])
+
+        # A loop, since a matrix product is faster than a batch of products; groups are few.
+        return sum((of_group(b) for b in range(1, others.shape[1])), start=of_group(0))
     raise TypeError(f"Features of different kinds: {type(one)} and {type(other)}.")
 
 

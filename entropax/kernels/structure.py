@@ -20,7 +20,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core import primitives as p
 from jaxtyping import Float, PyTree
 
-from entropax.convolution import convolution_of_input
+from entropax.convolution import convolution
 from entropax.kernels.layers import Layer, layer_of, shaped
 from entropax.types import Array
 
@@ -300,8 +300,9 @@ def evaluate(
     layers = {use.operation for uses in structure.uses.values() for use in uses}
     for i, (eqn, sources, targets) in enumerate(structure.operations):
         operands = [values[slot] for slot in sources]
+        results: Any
         if i in layers and eqn.primitive is p.conv_general_dilated_p:
-            results = convolution_of_input(*operands, **_convolution_options(eqn))
+            results = convolution(*operands, **_convolution_options(eqn))
         else:
             options = eqn.primitive.get_bind_params(eqn.params)
             results = eqn.primitive.bind(*operands, **options)

@@ -16,7 +16,7 @@ from entropax.types import Array, Params
 
 
 def gram(
-    kernel_fn: KernelFn,
+    kernel_fn: FeatureKernel | KernelFn,
     params: Params,
     x1: PyTree[Any],
     x2: PyTree[Any] | None = None,

@@ -11,9 +11,9 @@
 - `ensemble_trainer`: the training of many networks as pure functions; `evaluate_ensemble`.
 """
 
+from entropax.convolution import convolution
 from entropax.models.cnn import CNN, patch_convolution
 from entropax.models.convnet import ConvNet
-from entropax.convolution import convolution
 from entropax.models.ensembles import EnsembleState, Trainer, ensemble_trainer, evaluate_ensemble
 from entropax.models.statistics import batch_statistics, running_statistics
 from entropax.models.training import fit_classifier
