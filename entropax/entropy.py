@@ -247,4 +247,5 @@ def effective_rank(
     4.0
     """
     probs = jnp.asarray(probabilities(eigvals, where=where))
-    return jnp.where(jnp.all(probs == 0, axis=-1), 0, jnp.exp(shannon(probs)))
+    # The largest, since a comparison of all with 0 loses NaN once XLA compiles it for a CPU.
+    return jnp.where(jnp.max(probs, axis=-1) == 0, 0, jnp.exp(shannon(probs)))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, PyTree
 
 from entropax.kernels.base import num_examples
@@ -62,7 +63,7 @@ def ntk_vector_product(
     size = min(block_size, n)
     num_blocks = -(-n // size)
 
-    def blocks(leaf: Array) -> Array:
+    def blocks(leaf: Array | np.ndarray) -> Array:
         """`[n, ...]` in blocks; the last is filled up with copies, which get weight 0."""
         leaf = jnp.asarray(leaf)
         filled = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], num_blocks * size - n, axis=0)])

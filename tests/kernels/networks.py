@@ -9,26 +9,26 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from entropax import models
 
 N = 6
-KEY = jax.random.key(0)
-KEYS = jax.random.split(KEY, 8)
 
 
 def normal(i, *shape):
-    return jax.random.normal(KEYS[i], shape) / 2
+    """NumPy's numbers, as those of JAX would be compiled for every shape."""
+    return np.random.default_rng(i).normal(size=shape).astype(np.float32) / 2
 
 
 def linen(module, x):
-    variables = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), jax.jit(module.init)(KEY, x)
-    )
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+    leaves, treedef = jax.tree.flatten(shapes)
+    variables = treedef.unflatten([normal(i, *leaf.shape) for i, leaf in enumerate(leaves)])
     stats = variables.get("batch_stats")
     if stats is not None:
-        variables["batch_stats"] = jax.tree.map(jnp.abs, stats)
+        variables["batch_stats"] = jax.tree.map(np.abs, stats)
     return module.apply, variables, x
 
 
@@ -36,9 +36,7 @@ class Cnn(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.avg_pool(nn.relu(nn.Conv(4, (3, 3), padding="VALID")(x)), (2, 2), (2, 2))
-        x = nn.relu(nn.Conv(6, (3, 3), padding="VALID")(x))
-        x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
-        return nn.Dense(3)(x)
+        return nn.Dense(3)(nn.relu(nn.Dense(8)(x.reshape(len(x), -1))))
 
 
 class Residual(nn.Module):
@@ -50,12 +48,12 @@ class Residual(nn.Module):
         y = nn.relu(nn.BatchNorm(use_running_average=True)(x))
         y = nn.Conv(4, (3, 3), strides=2, use_bias=False)(y)
         y = nn.relu(nn.GroupNorm(num_groups=2)(y))
-        x = nn.Conv(4, (1, 1), strides=2)(x) + nn.Conv(4, (3, 3))(y)
+        x = y + nn.Conv(4, (1, 1), strides=2)(x)
         return nn.Dense(3)(nn.LayerNorm()(x).mean((1, 2)))
 
 
 class ViT(nn.Module):
-    """Patches, positions, a class token, attention, an MLP."""
+    """Patches, positions, a class token, attention."""
 
     @nn.compact
     def __call__(self, x):
@@ -64,8 +62,7 @@ class ViT(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, 8)), x], axis=1)
         x = x + self.param("positions", nn.initializers.normal(), (1, x.shape[1], 8))
         x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
-        x = x + nn.Dense(8)(nn.gelu(nn.Dense(16)(nn.LayerNorm()(x))))
-        return nn.Dense(3)(nn.LayerNorm()(x[:, 0]))
+        return nn.Dense(3)(nn.gelu(x[:, 0]))
 
 
 class Recurrent(nn.Module):
@@ -176,8 +173,8 @@ def with_mask(params, x):
 
 IMAGES = normal(0, N, 8, 8, 2)
 ROWS = normal(1, N, 4)
-IDS = jax.random.randint(KEY, (N, 5), 0, 7)
-MLP = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(9), nn.relu, nn.Dense(3)])
+IDS = np.random.default_rng(6).integers(0, 7, (N, 5))
+MLP = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(3)])
 MODULES = {
     "mlp": (MLP, ROWS),
     "cnn": (Cnn(), IMAGES),
@@ -204,9 +201,9 @@ FUNCTIONS = {
     "also penalised": (also_penalised, WIDE, ROWS),
     "straight through": (straight_through, [SQUARE, normal(4, 4, 3)], ROWS),
     "looped": (looped, normal(3, 3, 4, 4), ROWS),
-    "branched": (branched, (WIDE, jnp.float32(1.0)), ROWS),
+    "branched": (branched, (WIDE, np.float32(1.0)), ROWS),
     "scalar": (scalar, WIDE, ROWS),
-    "with mask": (with_mask, WIDE, {"values": ROWS, "mask": jnp.arange(N) % 2}),
+    "with mask": (with_mask, WIDE, {"values": ROWS, "mask": np.arange(N) % 2}),
 }
 NAMES = [*MODULES, *FUNCTIONS]
 FALLBACKS = {
@@ -224,4 +221,5 @@ FALLBACKS = {
 
 @functools.cache
 def network(name):
-    return linen(*MODULES[name]) if name in MODULES else FUNCTIONS[name]
+    apply_fn, params, x = linen(*MODULES[name]) if name in MODULES else FUNCTIONS[name]
+    return apply_fn, jax.tree.map(jnp.asarray, params), x

@@ -5,6 +5,7 @@ about 1e-6 of the largest entry; 1e-5 is asserted.
 """
 
 import functools
+import itertools
 import warnings
 
 import flax.linen as nn
@@ -12,10 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kernels.networks import FALLBACKS, NAMES, ROWS, Cnn, network, normal
+from kernels.networks import FALLBACKS, NAMES, ROWS, N, network, normal
 
 from entropax import kernels
 from entropax.kernels.ntk import FallbackWarning
+from entropax.parameters import path_name
+
+
+@functools.cache
+def ntk(name, **options):
+    """One kernel for all the tests of a network: it compiles once for each shape."""
+    return kernels.ntk(network(name)[0], **options)
 
 
 def call(kernel_fn, *args):
@@ -25,59 +33,76 @@ def call(kernel_fn, *args):
 
 
 def close(one, other):
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(jnp.max(jnp.abs(other))))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(np.max(np.abs(other))))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def by_definition(apply_fn, params, x1, x2):
-    """`[n, m, c, c]`, from the derivatives of every output by every parameter."""
+@functools.cache
+def derivatives(name):
+    """Paths and the derivatives `[n, c, p]` by their parameters, of one output at a time."""
+    apply_fn, params, x = network(name)
+    gradient = jax.jit(jax.grad(lambda params, x, output: apply_fn(params, x).reshape(-1)[output]))
+    c = jax.eval_shape(apply_fn, params, x).size // N
+    ones = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], x) for i in range(N)]
+    found = [gradient(params, one, output) for one, output in itertools.product(ones, range(c))]
+    stacked = jax.tree.map(lambda *leaves: np.float64(leaves).reshape(N, c, -1), *found)
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    found = dict(zip(paths, jax.tree.leaves(stacked), strict=True))
+    in_params = {path: d for path, d in found.items() if path.startswith("params/")}
+    return in_params or found
 
-    def jacobian(x):
-        outputs = jax.eval_shape(apply_fn, params, x)
-        n, c = outputs.shape[0], outputs.size // outputs.shape[0]
-        j = jax.jacobian(lambda p: apply_fn(p, x).reshape(n, c))(params)
-        j = j["params"] if isinstance(j, dict) and "params" in j else j
-        return jnp.concatenate([d.reshape(n, c, -1) for d in jax.tree.leaves(j)], axis=-1)
 
-    return jnp.einsum("icp,jdp->ijcd", jacobian(x1), jacobian(x2))
+def by_definition(name, trainable=lambda path: True):
+    """`[n, n, c, c]`, from the derivatives of every output by every parameter."""
+    chosen = [d for path, d in derivatives(name).items() if trainable(path)]
+    jacobian = np.concatenate(chosen, axis=-1)
+    return np.einsum("icp,jdp->ijcd", jacobian, jacobian)
+
+
+def mean_by_definition(name, trainable=lambda path: True):
+    return np.trace(by_definition(name, trainable), axis1=2, axis2=3) / 3
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_structured_is_the_definition(name):
-    apply_fn, params, x = network(name)
+    _, params, x = network(name)
     some = jax.tree.map(lambda leaf: leaf[:3], x)
     others = jax.tree.map(lambda leaf: leaf[3:], x)
-    kernel = call(kernels.ntk(apply_fn, outputs="full"), params, some, others)
-    close(kernel, by_definition(apply_fn, params, some, others))
+    kernel = call(ntk(name, outputs="full"), params, some, others)
+    close(kernel, by_definition(name)[:3, 3:])
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "residual", "vit"])
 def test_three_implementations_agree(name):
     apply_fn, params, x = network(name)
-    structured = kernels.ntk(apply_fn)(params, x)
-    close(kernels.ntk(apply_fn, method="contraction")(params, x), structured)
-    matvec = jax.jit(jax.vmap(kernels.ntk_vector_product(apply_fn, params, x, block_size=4)))
-    close(matvec(jnp.eye(len(x))), structured)
+    expected = mean_by_definition(name)
+    close(ntk(name)(params, x), expected)
+    close(ntk(name, method="contraction")(params, x), expected)
+    matvec = kernels.ntk_vector_product(apply_fn, params, jnp.asarray(x), block_size=4)
+    matvec = jax.jit(matvec)
+    close(np.stack([matvec(column) for column in np.eye(N, dtype=np.float32)]), expected)
+
+
+def features_traced(name):
+    apply_fn, params, x = network(name)
+    jax.eval_shape(lambda p, x: kernels.ntk(apply_fn).features(p, x, N), params, x)
 
 
 @pytest.mark.parametrize("name", FALLBACKS)
 def test_a_fallback_is_told(name):
-    apply_fn, params, x = network(name)
     with pytest.warns(FallbackWarning, match=FALLBACKS[name]):
-        kernels.ntk(apply_fn).features(params, x, 6)
+        features_traced(name)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - FALLBACKS.keys()))
 def test_no_weight_falls_back(name):
     """Warnings are errors in these tests, so that it is enough to call."""
-    apply_fn, params, x = network(name)
-    jax.eval_shape(lambda p, x: kernels.ntk(apply_fn).features(p, x, 6), params, x)
+    features_traced(name)
 
 
 def test_linear_model():
     x = normal(0, 5, 7)
-    kernel = kernels.ntk(lambda params, x: x @ params)(jnp.zeros((7, 3)), x)
-    np.testing.assert_allclose(kernel, x @ x.T, rtol=1e-6)
+    kernel = kernels.ntk(lambda params, x: x @ params)(np.zeros((7, 3), np.float32), x)
+    np.testing.assert_allclose(kernel, x @ x.T, rtol=1e-6, atol=1e-6)
 
 
 def test_two_layers_by_hand():
@@ -85,20 +110,21 @@ def test_two_layers_by_hand():
     w, v, x = normal(0, 4, 8), normal(1, 8, 1), ROWS
     pre = x @ w
     on = (pre > 0) * v[:, 0]
-    by_hand = (x @ x.T) * (on @ on.T) + jax.nn.relu(pre) @ jax.nn.relu(pre).T
-    kernel = kernels.ntk(lambda p, x: jax.nn.relu(x @ p[0]) @ p[1])((w, v), x)
-    np.testing.assert_allclose(kernel, by_hand, rtol=1e-5)
+    by_hand = (x @ x.T) * (on @ on.T) + np.maximum(pre, 0) @ np.maximum(pre, 0).T
+    close(kernels.ntk(lambda p, x: jax.nn.relu(x @ p[0]) @ p[1])((w, v), x), by_hand)
 
 
 @pytest.mark.parametrize("method", ["structured", "contraction"])
 def test_outputs_and_classes(method):
-    apply_fn, params, x = network("mlp")
-    full = kernels.ntk(apply_fn, outputs="full", method=method)(params, x)
+    _, params, x = network("mlp")
+    expected = by_definition("mlp")
+    full = ntk("mlp", outputs="full", method=method)(params, x)
     assert full.shape == (6, 6, 3, 3)
-    trace = jnp.trace(full, axis1=2, axis2=3)
-    close(kernels.ntk(apply_fn, outputs="trace", method=method)(params, x), trace)
-    two = kernels.ntk(apply_fn, outputs="full", classes=(2, 0), method=method)(params, x)
-    close(two, full[:, :, [2, 0]][..., [2, 0]])
+    close(full, expected)
+    trace = np.trace(expected, axis1=2, axis2=3)
+    close(ntk("mlp", outputs="trace", method=method)(params, x), trace)
+    two = ntk("mlp", outputs="full", classes=(2, 0), method=method)(params, x)
+    close(two, expected[:, :, [2, 0]][..., [2, 0]])
 
 
 def test_features_of_few_examples_meet_those_of_many():
@@ -117,61 +143,70 @@ def test_features_of_few_examples_meet_those_of_many():
 
 
 def test_some_parameters():
-    apply_fn, params, x = network("cnn")
-    whole = kernels.ntk(apply_fn)(params, x)
-    of_head = kernels.ntk(apply_fn, trainable=lambda path: "Dense_1" in path)(params, x)
-    of_rest = kernels.ntk(apply_fn, trainable=lambda path: "Dense_1" not in path)
+    _, params, x = network("mlp")
+    of_head = ntk("mlp", trainable=lambda path: "layers_2" in path)(params, x)
+    of_rest = ntk("mlp", trainable=lambda path: "params/layers_0" in path)(params, x)
     with pytest.raises(ValueError, match="No variable is selected"):
-        kernels.ntk(apply_fn, trainable=lambda path: "Dense_9" in path)(params, x)
-    close(of_head + of_rest({"params": params["params"]}, x), whole)
+        ntk("mlp", trainable=lambda path: "layers_9" in path)(params, x)
+    close(of_rest, mean_by_definition("mlp", lambda path: "layers_0" in path))
+    close(np.asarray(of_head) + of_rest, mean_by_definition("mlp"))
     # The last layer's kernel is that of its inputs, and 1 for the bias.
-    penultimate = lambda p, x: Cnn().apply(p, x, capture_intermediates=True)[1]["intermediates"][  # noqa: E731
-        "Dense_0"
-    ]["__call__"][0]
-    close(of_head, kernels.feature_kernel(lambda p, x: nn.relu(penultimate(p, x)))(params, x) + 1)
+    first = params["params"]["layers_0"]
+    penultimate = kernels.feature_kernel(lambda p, x: nn.relu(x @ p["kernel"] + p["bias"]))
+    close(of_head, np.asarray(penultimate(first, x)) + 1)
 
 
 def test_only_the_parameters_of_linen_variables():
     """Running statistics are variables, not parameters; nor are integers."""
-    apply_fn, variables, x = network("residual")
-    stats = variables["batch_stats"]
-    alone = kernels.ntk(lambda p, x: apply_fn({"params": p, "batch_stats": stats}, x))
-    close(kernels.ntk(apply_fn)(variables, x), alone(variables["params"], x))
+    module = nn.BatchNorm(use_running_average=True)
+    params, stats = ({"scale": normal(i, 4), "bias": normal(i + 1, 4)} for i in (0, 2))
+    stats = {"mean": stats["bias"], "var": np.abs(stats["scale"])}
+    alone = kernels.ntk(lambda p, x: module.apply({"params": p, "batch_stats": stats}, x))
+    of_variables = kernels.ntk(module.apply)({"params": params, "batch_stats": stats}, ROWS)
+    close(of_variables, alone(params, ROWS))
     counted = {"w": normal(0, 4, 2), "step": jnp.int32(3)}
     kernel = kernels.ntk(lambda p, x: x @ p["w"] * p["step"])(counted, ROWS)
     close(kernel, 9 * ROWS @ ROWS.T)
 
 
 def test_gradient_and_vmap_over_networks():
-    apply_fn, params, x = network("mlp")
-    kernel_fn = kernels.ntk(apply_fn)
-    networks = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
-    stacked = jax.vmap(lambda p: kernel_fn(p, x))(networks)
-    close(stacked[1], kernel_fn(jax.tree.map(lambda leaf: 2 * leaf, params), x))
+    _, params, x = network("mlp")
+    kernel_fn = ntk("mlp")
+    networks = jax.tree.map(lambda leaf: np.stack([leaf, 2 * np.asarray(leaf)]), params)
+    stacked = jax.jit(jax.vmap(lambda p: kernel_fn(p, x)))(networks)
+    close(stacked[1], kernel_fn(jax.tree.map(lambda leaf: leaf[1], networks), x))
 
     def trace(scale):
         return jnp.trace(kernel_fn(jax.tree.map(lambda leaf: scale * leaf, params), x))
 
-    by_difference = (trace(1.01) - trace(0.99)) / 0.02
-    np.testing.assert_allclose(jax.grad(trace)(1.0), by_difference, rtol=1e-3)
+    value_and_grad = jax.jit(jax.value_and_grad(trace))
+    by_difference = (value_and_grad(1.01)[0] - value_and_grad(0.99)[0]) / 0.02
+    np.testing.assert_allclose(value_and_grad(1.0)[1], by_difference, rtol=1e-3)
 
 
 def test_half_precision():
     """bfloat16 has 8 bits; sums are kept in float32."""
     apply_fn, params, x = network("mlp")
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, x))
+    half = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.bfloat16), (params, x))
     kernel = kernels.ntk(lambda p, x: apply_fn(p, x).astype(jnp.bfloat16))(*half)
     assert kernel.dtype == jnp.float32
-    exact = kernels.ntk(apply_fn)(params, x)
-    np.testing.assert_allclose(kernel, exact, atol=0.05 * float(exact.max()))
+    exact = mean_by_definition("mlp")
+    np.testing.assert_allclose(kernel, exact, atol=0.05 * exact.max())
 
 
 def test_duplicates_and_nan():
-    apply_fn, params, x = network("mlp")
-    twice = kernels.ntk(apply_fn)(params, jnp.stack([x[0], x[0], x[1]]))
+    _, params, x = network("mlp")
+    twice = ntk("mlp")(params, x[[0, 0, 1, 2, 3, 4]])
     np.testing.assert_array_equal(twice[0], twice[1])
-    broken = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(jnp.nan), params)
-    assert bool(jnp.isnan(kernels.ntk(apply_fn)(broken, x)).any())
+    broken = jax.tree.map(
+        lambda leaf: (
+            np.where(np.arange(leaf.size) == 0, np.nan, np.ravel(leaf))
+            .reshape(leaf.shape)
+            .astype(np.float32)
+        ),
+        params,
+    )
+    assert np.isnan(ntk("mlp")(broken, x)).any()
 
 
 def test_wrong_calls():
@@ -204,39 +239,48 @@ def test_wrong_calls():
 @pytest.mark.parametrize("block_size", [1, 4, 100])
 def test_products_with_full_kernels(block_size):
     apply_fn, params, x = network("mlp")
-    full = kernels.ntk(apply_fn, outputs="full")(params, x)
-    v = normal(5, 6, 3)
+    x, v = jnp.asarray(x), normal(5, 6, 3)
     matvec = kernels.ntk_vector_product(apply_fn, params, x, outputs="full", block_size=block_size)
-    close(jax.jit(matvec)(v), jnp.einsum("ijcd,jd->ic", full, v))
-    options = {"classes": (1,), "trainable": lambda path: "layers_4" in path}
-    of_last = kernels.ntk_vector_product(apply_fn, params, x, outputs="trace", **options)
-    close(of_last(v[:, 0]), kernels.ntk(apply_fn, **options)(params, x) @ v[:, 0])
+    close(jax.jit(matvec)(v), np.einsum("ijcd,jd->ic", by_definition("mlp"), v))
+
+
+def test_products_with_the_kernel_of_some_outputs_and_parameters():
+    apply_fn, params, x = network("mlp")
+    x = jnp.asarray(x)
+
+    def of_last(path):
+        return "layers_2" in path
+
+    matvec = kernels.ntk_vector_product(
+        apply_fn, params, x, outputs="trace", classes=(1,), trainable=of_last
+    )
+    products = jax.jit(jax.vmap(matvec))(np.eye(N, dtype=np.float32))
+    close(products, by_definition("mlp", of_last)[:, :, 1, 1])
 
 
 def test_sketch_has_the_stated_error():
     apply_fn, params, x = network("scaled")
-    exact = kernels.ntk(apply_fn, classes=(0,))(params, x)
-    lengths = jnp.diagonal(exact)
+    exact = by_definition("scaled")[:, :, 0, 0]
+    lengths = np.diagonal(exact)
     dimension, repeats = 64, 50
-    stderr = jnp.sqrt((jnp.outer(lengths, lengths) + exact**2) / dimension)
+    stderr = np.sqrt((np.outer(lengths, lengths) + exact**2) / dimension)
 
     @jax.jit
     @jax.vmap
     def sketch(key):
         return kernels.ntk_sketch(key, apply_fn, dimension=dimension, classes=(0,))(params, x)
 
-    sketches = sketch(jax.random.split(jax.random.key(1), repeats))
+    sketches = np.asarray(sketch(jax.random.split(jax.random.key(1), repeats)))
     z = (sketches - exact) / stderr
-    assert float(jnp.abs(z.mean(0)).max()) < 4 / np.sqrt(repeats)  # unbiased
-    assert 0.8 < float(jnp.sqrt((z**2).mean())) < 1.2
+    assert np.abs(z.mean(0)).max() < 4 / np.sqrt(repeats)  # unbiased
+    assert 0.8 < np.sqrt((z**2).mean()) < 1.2
 
 
 def test_diagonal_and_cosine():
-    apply_fn, params, x = network("mlp")
-    kernel_fn = kernels.ntk(apply_fn)
-    kernel = kernel_fn(params, x)
-    close(kernels.diagonal(kernel_fn, params, x), jnp.diagonal(kernel))
-    full = kernels.ntk(apply_fn, outputs="full")
-    assert kernels.diagonal(full, params, x).shape == (6, 3, 3)
-    np.testing.assert_allclose(jnp.diagonal(kernels.cosine(kernel)), 1, rtol=1e-6)
-    np.testing.assert_array_equal(kernels.cosine(jnp.zeros((2, 2))), 0)
+    _, params, x = network("mlp")
+    kernel = ntk("mlp")(params, x)
+    close(jax.jit(functools.partial(kernels.diagonal, ntk("mlp")))(params, x), np.diagonal(kernel))
+    full = ntk("mlp", outputs="full")
+    assert jax.eval_shape(functools.partial(kernels.diagonal, full), params, x).shape == (6, 3, 3)
+    np.testing.assert_allclose(np.diagonal(kernels.cosine(kernel)), 1, rtol=1e-6)
+    np.testing.assert_array_equal(kernels.cosine(jnp.zeros((6, 6))), 0)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from selection.agents import M, agent_of
 from sklearn.cluster import KMeans
 
 from entropax import selection
@@ -12,13 +13,15 @@ RNG = np.random.default_rng(0)
 CENTRES = 6 * RNG.normal(size=(5, 3))
 POINTS = (CENTRES[np.arange(60) % 5] + RNG.normal(size=(60, 3)) + 100).astype(np.float32)
 AGENT = selection.k_means(iterations=20)
+INIT = jax.jit(AGENT.init, static_argnums=2)
+RUN = jax.jit(selection.run, static_argnames=("agent", "n"))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_centres_are_those_of_scikit_learn(seed):
     key = jax.random.key(seed)
-    start = jax.jit(AGENT.init, static_argnums=2)(key, POINTS, 5).memory.centres
-    state, infos = jax.jit(lambda key: selection.run(key, AGENT, jnp.asarray(POINTS), 5))(key)
+    start = INIT(key, POINTS, 5).memory.centres
+    state, infos = RUN(key, AGENT, POINTS, 5)
     assert bool(infos.done[-1])
     centred = POINTS - POINTS.mean(axis=0)
     peer = KMeans(5, init=np.asarray(start), n_init=1, max_iter=20, tol=0, algorithm="lloyd")
@@ -32,12 +35,11 @@ def test_centres_are_those_of_scikit_learn(seed):
 
 
 def test_integers_and_images():
-    images = np.rint(POINTS).astype(np.uint8).reshape(60, 3, 1)
-    first, second = (
-        selection.select(jax.random.key(0), AGENT, pool, 5).indices
-        for pool in (images, np.rint(POINTS).astype(np.float32))
-    )
-    np.testing.assert_array_equal(first, second)
+    rounded = np.rint(POINTS)
+    images = rounded.astype(np.uint8).reshape(60, 3, 1)
+    of_images = selection.select(jax.random.key(0), AGENT, images, 5).indices
+    of_numbers = RUN(jax.random.key(0), AGENT, rounded, 5)[0].indices
+    np.testing.assert_array_equal(of_images, of_numbers)
 
 
 def test_k_means_start_is_spread_out():
@@ -50,14 +52,14 @@ def test_k_means_start_is_spread_out():
 
 
 def test_herding_by_hand():
-    x = RNG.normal(size=(15, 2))
+    x = RNG.normal(size=(M, 2))
     kernel = np.exp(-np.sum(np.square(x[:, None] - x), axis=-1)).astype(np.float32)
-    indices, infos = selection.select(jax.random.key(0), selection.kernel_herding(), kernel, 15)
-    for k in range(15):
+    indices, infos = selection.select(jax.random.key(0), agent_of("kernel herding"), kernel, M)
+    for k in range(M):
         chosen = indices[:k]
         scores = kernel.mean(axis=1) - kernel[:, chosen].sum(axis=1) / (k + 1)
         scores[chosen] = -np.inf
         assert scores[indices[k]] > scores.max() - 1e-6
-        weights = np.isin(np.arange(15), indices[: k + 1]) / (k + 1) - 1 / 15
+        weights = np.isin(np.arange(M), indices[: k + 1]) / (k + 1) - 1 / M
         np.testing.assert_allclose(infos.objective[k], -weights @ kernel @ weights, atol=1e-6)
     np.testing.assert_allclose(infos.objective[0] - infos.gain[0], -kernel.mean(), atol=1e-6)

@@ -45,7 +45,7 @@ def by_hand(n, start=None, distance=lambda t, o: np.mean((t - o) ** 2, axis=1)):
     return chosen, gains
 
 
-@pytest.mark.parametrize("options", [{}, {"start": 11}, {"batch_size": 6}, {"batch_size": 5}])
+@pytest.mark.parametrize("options", [{}, {"start": 11, "batch_size": 6}, {"batch_size": 5}])
 def test_rounds_by_hand(options):
     indices, infos = selection.select(KEY, agent(**options), POOL, 6)
     chosen, gains = by_hand(6, options.get("start"))

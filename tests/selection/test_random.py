@@ -1,5 +1,6 @@
 """Random sets: every subset with the same probability, and classes in equal numbers."""
 
+import functools
 import itertools
 
 import jax
@@ -12,9 +13,16 @@ from entropax import selection
 KEYS = jax.random.split(jax.random.key(0), 20_000)
 
 
+@functools.cache
+def drawn():
+    """Three of five, once for each key."""
+    agent, pool = selection.random(), np.zeros((5, 1), np.float32)
+    draw = jax.vmap(lambda key: selection.run(key, agent, pool, 3)[0].indices)
+    return np.asarray(jax.jit(draw)(KEYS))
+
+
 def test_every_subset_is_as_likely():
-    draw = jax.jit(jax.vmap(lambda key: selection.random_subset(key, 5, 3)))
-    subsets = np.sort(draw(KEYS), axis=1)
+    subsets = np.sort(drawn(), axis=1)
     counts = [np.sum(np.all(subsets == s, axis=1)) for s in itertools.combinations(range(5), 3)]
     assert sum(counts) == len(KEYS)
     # Chi-squared with 9 degrees of freedom exceeds 28 once in a thousand times.
@@ -22,9 +30,7 @@ def test_every_subset_is_as_likely():
 
 
 def test_order_is_random():
-    agent = selection.random()
-    draw = jax.jit(jax.vmap(lambda key: selection.run(key, agent, jnp.zeros((5, 1)), 3)[0].indices))
-    first = np.bincount(draw(KEYS)[:, 0], minlength=5)
+    first = np.bincount(drawn()[:, 0], minlength=5)
     # Chi-squared with 4 degrees of freedom exceeds 18.5 once in a thousand times.
     assert np.sum((first - 4000) ** 2 / 4000) < 18.5
 
