@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, PyTree
 
 from entropax.types import Array, Params
@@ -23,7 +24,8 @@ class FeatureKernel(NamedTuple):
 
     Attributes:
       features: `(params, x, partners) -> features`, a pytree of arrays with a leading axis of
-        examples; `partners` is the number of examples that each of them will meet.
+        examples; `partners` is the number of examples that each of them will meet, the same for all
+        features that meet, since it decides what is kept.
       inner: `(features1, features2) -> [n, m]`, or `[n, m, c, c]`.
     """
 
@@ -35,6 +37,7 @@ class FeatureKernel(NamedTuple):
     ) -> Float[Array, "n m *outputs"]:
         """Return the kernel of `x1` with `x2`, or with itself."""
         partners = max(num_examples(x1), 0 if x2 is None else num_examples(x2))
+        check_alike(x1, x2)
         features1 = self.features(params, x1, partners)
         features2 = features1 if x2 is None else self.features(params, x2, partners)
         return self.inner(features1, features2)
@@ -54,6 +57,15 @@ def num_examples(x: PyTree[Any]) -> int:
     if n == 0:
         raise ValueError("There are no examples: the leading axis of `x` has length 0.")
     return n
+
+
+def check_alike(x1: PyTree[Any], x2: PyTree[Any] | None) -> None:
+    """Raise a ValueError unless the examples of `x2`, if there are any, have the shapes of `x1`."""
+    if x2 is None:
+        return
+    shapes = [jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], x) for x in (x1, x2)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"Examples of `x1` and `x2` differ in shape: {shapes[0]}, {shapes[1]}.")
 
 
 def diagonal(
@@ -82,15 +94,17 @@ def diagonal(
     return jax.vmap(with_itself)(features)
 
 
-def cosine(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def cosine(kernel: Float[Array, "n n"] | Float[np.ndarray, "n n"]) -> Float[Array, "n n"]:
     r"""A kernel between examples of length one, $K_{ij} / \sqrt{K_{ii} K_{jj}}$.
 
     Args:
-      kernel: `[n, n]`; a zero on the diagonal gives zeros in its row and column.
+      kernel: `[n, n]`; a zero on the diagonal gives zeros in its row and column, a negative number
+        NaN.
 
     >>> cosine(jnp.array([[4.0, 1.0], [1.0, 1.0]])).tolist()
     [[1.0, 0.5], [0.5, 1.0]]
     """
-    length = jnp.sqrt(jnp.diagonal(kernel))
-    scale = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
+    kernel = jnp.asarray(kernel)
+    squares = jnp.diagonal(kernel)
+    scale = jnp.where(squares == 0, 0, jax.lax.rsqrt(jnp.where(squares == 0, 1, squares)))
     return kernel * scale[:, None] * scale

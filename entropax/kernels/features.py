@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from entropax.types import Array
 
@@ -114,7 +114,7 @@ def _share(one: Jacobian | Outer | Lookup, other: Jacobian | Outer | Lookup, tra
         return _products(one.derivative, other.derivative, axes=1).swapaxes(1, 2)
     if isinstance(one, Lookup) and isinstance(other, Lookup):
         return _summed(
-            lambda rows: (rows[..., None, None] == other.rows).astype(one.cotangents.dtype),
+            lambda rows: _same_rows(rows, other.rows).astype(one.cotangents.dtype),
             one.rows,
             one.cotangents[:, 0],
             other.cotangents[:, 0],
@@ -135,6 +135,11 @@ def _share(one: Jacobian | Outer | Lookup, other: Jacobian | Outer | Lookup, tra
         # A loop, since a matrix product is faster than a batch of products; groups are few.
         return sum((of_group(b) for b in range(1, others.shape[1])), start=of_group(0))
     raise TypeError(f"Features of different kinds: {type(one)} and {type(other)}.")
+
+
+def _same_rows(rows: Int[Array, " p"], others: Int[Array, "m q"]) -> Bool[Array, "p m q"]:
+    rows = rows[:, None, None]
+    return (rows == others) & (rows >= 0)
 
 
 def _summed(

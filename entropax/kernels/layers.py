@@ -31,7 +31,8 @@ class Layer(NamedTuple):
       layout: how the parameter's axes map to `[b, k, f]`; the derivatives of two layers that share
         a parameter add up position by position if their layouts are equal.
       data: which operand of the operation is the activation.
-      activations: `operand -> a [b, p, k]`, or the row numbers `[p]` that an embedding looks up.
+      activations: `operand -> a [b, p, k]`, or the row numbers `[p]` that an embedding looks
+        up, -1 where there is no such row.
       cotangents: `cotangent of the result -> g [b, p, f]`.
       lookup: whether `activations` gives row numbers.
     """
@@ -164,8 +165,14 @@ def _embedding(eqn: JaxprEqn) -> Layer | None:
     if not whole_rows:
         return None
 
+    clipped = eqn.params["mode"] == lax.GatherScatterMode.CLIP
+
     def activations(rows: Array) -> Int[Array, " p"]:
-        return jnp.clip(rows.reshape(-1), 0, table.shape[0] - 1)
+        rows = rows.reshape(-1).astype(jnp.int32)
+        if clipped:
+            return jnp.clip(rows, 0, table.shape[0] - 1)
+        # Outside of the table nothing is read, so that nothing is differentiated.
+        return jnp.where((rows >= 0) & (rows < table.shape[0]), rows, -1)
 
     def cotangents(g: Array) -> Float[Array, "b p f"]:
         return g.reshape(1, -1, table.shape[1])

@@ -58,14 +58,16 @@ def ntk(
     Args:
       apply_fn: the network, `(params, x [n, ...]) -> [n, ...]`; every axis but the first is
         of outputs.
-      method: `"structured"` contracts the activations and cotangents of each layer and hardly ever
-        forms a derivative by a parameter; `"contraction"` forms them all. The kernel is the same.
+      method: `"structured"` contracts the activations and cotangents of each layer, and forms a
+        derivative by a parameter only where that is cheaper (in most convolutions);
+        `"contraction"` forms them all. The kernel is the same.
       outputs: `"mean"` over outputs as above (what neural-tangents calls the trace), `"trace"`
         without the $1/C$, or `"full"` for $\Theta_{ij}^{cd}$ `[n, m, c, c]`.
       classes: numbers of the outputs to use; by default all.
       trainable: predicate on paths such as `"params/Dense_0/kernel"`, to differentiate with respect
         to some of the parameters only, the last layer's for example. By default all of them; of
-        linen variables, a mapping with the collection `"params"`, that collection.
+        linen variables, a mapping with the collection `"params"`, that collection. Integers never.
+        Of an nnx model pass the parameters, `nnx.split(model, nnx.Param, ...)`, and no statistics.
       batch_size: examples whose features are computed at a time. By default, on a CPU, as many as
         leave what is computed on the way in the cache, and otherwise all: choose a number if memory
         does not suffice.
@@ -79,8 +81,9 @@ def ntk(
         is called, no parameter is selected, or a class does not exist.
 
     Warns:
-      FallbackWarning: when it is called, for every parameter whose whole derivative has to be
-        formed, with the reason. The kernel is exact all the same.
+      FallbackWarning: when it is called, for every weight of a layer whose whole derivative has to
+        be formed, with the reason: it goes through a scan or an indexing of stacked layers, say, or
+        a product with derivatives of its own. The kernel is exact all the same.
 
     Reference: A. Jacot et al., "Neural tangent kernel: convergence and generalization in neural
     networks" (2018), section 4; R. Novak et al., "Fast finite width neural tangent kernel" (2022),
@@ -122,7 +125,7 @@ def _fitting(of_one: Callable[[PyTree[Any]], Features], x: PyTree[Any]) -> int:
         return n
     made = jax.eval_shape(of_one, jax.tree.map(lambda leaf: leaf[0], x))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made))
-    largest = min(n, max(1, _CPU_BYTES // size))
+    largest = min(n, max(1, _CPU_BYTES // max(1, size)))
     # A last batch that is not full would be filled up: take a size that divides n if one is near.
     divisors = [d for d in range(1, largest + 1) if n % d == 0]
     return divisors[-1] if divisors[-1] > largest / 2 else largest
@@ -139,6 +142,12 @@ def _in_batches(function: Callable[[PyTree[Any]], Features], x: PyTree[Any], siz
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], made)
 
 
+def check_outputs(outputs: str) -> None:
+    """Raise a ValueError unless `outputs` is one of mean, trace, full."""
+    if outputs not in OUTPUTS:
+        raise ValueError(f"`outputs` must be one of {', '.join(OUTPUTS)}, got {outputs!r}.")
+
+
 @cache
 def inner_products_compiled(outputs: str) -> Callable[[Features, Features], Array]:
     """`inner_products` with a choice of outputs, compiled; one function for every kernel.
@@ -146,8 +155,7 @@ def inner_products_compiled(outputs: str) -> Callable[[Features, Features], Arra
     Raises:
       ValueError: `outputs` is none of mean, trace, full.
     """
-    if outputs not in OUTPUTS:
-        raise ValueError(f"`outputs` must be one of {', '.join(OUTPUTS)}, got {outputs!r}.")
+    check_outputs(outputs)
     return jax.jit(partial(inner_products, outputs=outputs))
 
 
@@ -199,6 +207,10 @@ class Differentiated(NamedTuple):
     merge: Callable[[list[Array]], Params]
 
 
+def _in_params(path: str) -> bool:
+    return path.split("/")[0] == "params"
+
+
 def differentiated(params: Params, trainable: PathPredicate | None) -> Differentiated:
     """Take out the floating-point arrays on the chosen paths; by default those of `ntk`.
 
@@ -207,14 +219,16 @@ def differentiated(params: Params, trainable: PathPredicate | None) -> Different
     """
     if trainable is None:
         collections = isinstance(params, Mapping) and "params" in params
-        trainable = (
-            (lambda path: path.startswith("params/")) if collections else (lambda path: True)
-        )
-    floating = {
-        path_name(path)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    }
+        trainable = _in_params if collections else (lambda path: True)
+    floating = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            floating.add(path_name(path))
+        elif jnp.iscomplexobj(leaf) and trainable(path_name(path)):
+            raise ValueError(
+                f"{path_name(path) or 'The parameter'} is complex; kernels are of real parameters. "
+                "Leave it out by `trainable`, or pass its real and imaginary parts."
+            )
     chosen, frozen = partition(params, lambda path: path in floating and trainable(path))
     leaves, treedef = jax.tree.flatten(chosen)
     return Differentiated(
@@ -243,7 +257,7 @@ def _structured(
     params = chosen.leaves
     structure = read_structure(function, params, jax.tree.map(lambda leaf: leaf[0], x))
     _warn(chosen, structure)
-    plain = [i for i in range(len(params)) if i not in structure.uses]
+    plain = [i for i in range(len(params)) if i not in structure.uses.keys() | structure.unused]
     uses = [use for found in structure.uses.values() for use in found]
 
     def features(x: PyTree[Any]) -> Features:
@@ -268,7 +282,7 @@ def _structured(
             a = [use.layer.activations(structure.operand(use, values)) for use in found]
             g = [
                 jax.vmap(use.layer.cotangents, out_axes=2)(
-                    cotangents[use.operation] * factor(use.view, values).astype(y.dtype)
+                    cotangents[use.operation] * factor(use.view, values)
                 )
                 for use in found
             ]
@@ -276,7 +290,9 @@ def _structured(
                 made[i] = Lookup(jnp.concatenate(a), jnp.concatenate(g, axis=1))
             else:
                 made[i] = Outer(jnp.concatenate(a, axis=1), jnp.concatenate(g, axis=1))
-        return tuple(made[i] for i in range(len(params)))
+        # Of a network without any parameter in use, the number of outputs is kept.
+        nothing = Jacobian(jnp.zeros((len(y), 0), y.dtype))
+        return tuple(made[i] for i in sorted(made)) or (nothing,)
 
     return features
 
@@ -286,9 +302,10 @@ def _warn(chosen: Differentiated, structure: Structure) -> None:
     for i, reason in structure.reasons.items():
         paths[reason].append(chosen.paths[i])
     for reason, found in paths.items():
+        named = ", ".join(path or "the parameters" for path in found)
         warnings.warn(
-            f"The whole derivative is formed by {', '.join(found)}: {reason}. The kernel is exact, "
-            "but takes more memory and time than a structured one.",
+            f"The whole derivative is formed by {named}: {reason}. The kernel is exact, but takes "
+            "more memory and time than a structured one.",
             FallbackWarning,
             stacklevel=2,
         )

@@ -7,7 +7,7 @@ ever does is to multiply activations, its derivative is a sum of outer products 
 Everything else is differentiated as it stands.
 
 Nothing is assumed about the framework: linen, nnx, haiku, stax and plain functions are the same
-here. Calls (jit, remat, custom derivatives) are entered when a parameter goes into them.
+here. Calls (jit, remat) are entered when a parameter goes into them.
 """
 
 from collections import defaultdict
@@ -20,14 +20,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core import primitives as p
 from jaxtyping import Float, PyTree
 
-from entropax.convolution import convolution
+from entropax.convolution import NAME, convolution
 from entropax.kernels.layers import Layer, layer_of, shaped
 from entropax.types import Array
 
 _CALLS = {p.jit_p: "jaxpr", p.closed_call_p: "call_jaxpr", p.remat_p: "jaxpr"}
-_CUSTOM_CALLS = {p.custom_jvp_call_p: "call_jaxpr", p.custom_vjp_call_p: "call_jaxpr"}
-# A parameter that is added, scaled with or appended is as small as what it is combined with, so
-# that its plain derivative is the right thing to have.
+_CUSTOM_CALLS = (p.custom_jvp_call_p, p.custom_vjp_call_p)
+# A parameter that is added, scaled with or appended is as a rule as small as what it is combined
+# with, so that its plain derivative is the right thing to have, and nothing to warn of.
 _ELEMENTWISE = {
     *(p.add_p, p.add_jaxvals_p, p.sub_p, p.mul_p, p.div_p, p.max_p, p.min_p, p.pow_p),
     *(p.select_n_p, p.concatenate_p, p.dynamic_update_slice_p, p.scatter_add_p),
@@ -99,6 +99,7 @@ class Structure(NamedTuple):
       output: slot of the result.
       uses: for every parameter that only multiplies activations, where.
       reasons: for every other parameter that one would expect to, why it does not.
+      unused: parameters on which the output does not depend.
     """
 
     operations: tuple[Operation, ...]
@@ -108,6 +109,7 @@ class Structure(NamedTuple):
     output: int
     uses: dict[int, tuple[Use, ...]]
     reasons: dict[int, str]
+    unused: frozenset[int]
 
     def zeros(self, use: Use) -> Array:
         """Zeros like the result of the operation in which a layer is."""
@@ -136,7 +138,7 @@ def read_structure(
         *(Value(reader.slot(), data=True) for _ in jax.tree.leaves(x)),
     ]
     (output,) = reader.read(closed.jaxpr, closed.consts, inputs)
-    return reader.structure(inputs, output)
+    return reader.structure(inputs, output, len(params))
 
 
 class _Reader:
@@ -202,7 +204,8 @@ class _Reader:
         if eqn.primitive not in _ELEMENTWISE:
             self.reasons |= dict.fromkeys(parameters, f"it enters `{eqn.primitive.name}`")
 
-    def structure(self, inputs: Sequence[Value], output: Value) -> Structure:
+    def structure(self, inputs: Sequence[Value], output: Value, num_params: int) -> Structure:
+        met = self.uses.keys() | output.parameters
         reasons = dict(self.reasons)
         uses = {}
         for parameter, found in self.uses.items():
@@ -221,24 +224,22 @@ class _Reader:
             output=output.slot,
             uses=uses,
             reasons=reasons,
+            unused=frozenset(set(range(num_params)) - self.elementwise - uses.keys() - met),
         )
 
 
 def _inside(eqn: JaxprEqn) -> JaxprEqn | None:
-    """The operation itself, or the only one inside a call with derivatives of its own.
+    """The operation itself, or the one inside entropax's convolution, whose rule is exact.
 
-    A lone product of two operands has one derivative, whatever rule computes it. A longer body may
-    have a rule that means something else (a straight-through estimator, say): it stays closed.
+    Any other call with derivatives of its own stays closed: its rule may mean something else than
+    the derivative of its body (a straight-through estimator, a scaled or a stopped gradient).
     """
-    while eqn.primitive in _CUSTOM_CALLS or eqn.primitive in _CALLS:
-        body = eqn.params[(_CUSTOM_CALLS | _CALLS)[eqn.primitive]]
-        jaxpr = body.jaxpr if isinstance(body, ClosedJaxpr) else body
-        if len(jaxpr.eqns) != 1 or jaxpr.eqns[0].invars != jaxpr.invars:
-            return None
-        if list(jaxpr.outvars) != list(jaxpr.eqns[0].outvars):
-            return None
-        (eqn,) = jaxpr.eqns
-    return eqn
+    if eqn.primitive not in _CUSTOM_CALLS:
+        return eqn
+    jaxpr = eqn.params["call_jaxpr"].jaxpr
+    if jaxpr.debug_info.func_name != NAME or len(jaxpr.eqns) != 1:
+        return None
+    return jaxpr.eqns[0]
 
 
 def _view(eqn: JaxprEqn, operands: list[Value]) -> View | None:

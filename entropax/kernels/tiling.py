@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, PyTree
 
-from entropax.kernels.base import FeatureKernel, KernelFn, num_examples
+from entropax.kernels.base import FeatureKernel, KernelFn, check_alike, num_examples
 from entropax.types import Array, Params
 
 
@@ -66,6 +66,7 @@ def gram(
         )
     n = num_examples(x1)
     m = n if x2 is None else num_examples(x2)
+    check_alike(x1, x2)
     tile_size = tile_size if mesh is not None else min(tile_size, max(n, m))
     put = partial(_placed, mesh=mesh)
     if isinstance(kernel_fn, FeatureKernel):
@@ -79,16 +80,20 @@ def gram(
         return features(params, put(rows), partners)
 
     rows, columns = math.ceil(n / tile_size), math.ceil(m / tile_size)
-    first = jax.eval_shape(lambda: tile(x1, 0, m))
+    # Both sides have to be told the same number: what features are made depends on it.
+    partners = max(n, m)
+    first = jax.eval_shape(lambda: tile(x1, 0, partners))
     tile_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(first))
     panel = max(1, memory // max(1, tile_bytes))
     total = rows * (rows + 1) // 2 if x2 is None else rows * columns
     kernel: np.ndarray | None = None
     done = 0
     for start in range(0, rows, panel):
-        kept = {i: tile(x1, i, m) for i in range(start, min(start + panel, rows))}
+        kept = {i: tile(x1, i, partners) for i in range(start, min(start + panel, rows))}
         for j in range(start if x2 is None else 0, columns):
-            passing = kept[j] if x2 is None and j in kept else tile(x1 if x2 is None else x2, j, n)
+            passing = (
+                kept[j] if x2 is None and j in kept else tile(x1 if x2 is None else x2, j, partners)
+            )
             wanted = [i for i in kept if x2 is not None or i <= j]
             for i, made in zip(wanted, [inner(kept[i], passing) for i in wanted], strict=True):
                 block = np.asarray(made)

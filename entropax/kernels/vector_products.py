@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from entropax.kernels.base import num_examples
-from entropax.kernels.ntk import differentiated, one_example
+from entropax.kernels.ntk import check_outputs, differentiated, one_example
 from entropax.parameters import PathPredicate
 from entropax.types import ApplyFn, Array, Params
 
@@ -22,7 +22,7 @@ def ntk_vector_product(
     outputs: str = "mean",
     classes: Sequence[int] | None = None,
     trainable: PathPredicate | None = None,
-    block_size: int = 128,
+    batch_size: int = 128,
 ) -> Callable[[Float[Array, "n *c"]], Float[Array, "n *c"]]:
     r"""The map $v \mapsto \Theta v$ of the tangent kernel of `ntk`.
 
@@ -38,7 +38,7 @@ def ntk_vector_product(
       outputs: `"mean"` or `"trace"` over the outputs, for vectors `[n]`; or `"full"`, for `[n, c]`.
       classes: numbers of the outputs to use; by default all.
       trainable: which paths to differentiate by; by default those of `ntk`.
-      block_size: examples at a time.
+      batch_size: examples at a time.
 
     Returns:
       A linear function, to be compiled by the caller.
@@ -53,14 +53,13 @@ def ntk_vector_product(
     >>> matvec(jnp.array([1.0, 1.0])).tolist()
     [2.0, 3.0]
     """
-    if outputs not in ("mean", "trace", "full"):
-        raise ValueError(f"`outputs` must be one of mean, trace, full, got {outputs!r}.")
-    if block_size < 1:
-        raise ValueError(f"`block_size` must be positive, got {block_size}.")
+    check_outputs(outputs)
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be positive, got {batch_size}.")
     n = num_examples(x)
     chosen = differentiated(params, trainable)
     function = one_example(apply_fn, classes=classes)
-    size = min(block_size, n)
+    size = min(batch_size, n)
     num_blocks = -(-n // size)
 
     def blocks(leaf: Array | np.ndarray) -> Array:
@@ -75,7 +74,18 @@ def ntk_vector_product(
     def of_block(leaves: list[Array], x: PyTree[Any]) -> Float[Array, "b c"]:
         return jax.vmap(lambda one: function(chosen.merge(leaves), one))(x)
 
-    def full(v: Float[Array, "n c"]) -> Float[Array, "n c"]:
+    example = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], x)
+    (c,) = jax.eval_shape(function, params, example).shape
+
+    def check(v: Array, shape: tuple[int, ...]) -> None:
+        if jnp.shape(v) != shape:
+            raise ValueError(
+                f"With `outputs={outputs!r}` a vector has the shape {shape}, got {jnp.shape(v)}."
+            )
+
+    def full(v: Array) -> Float[Array, "n c"]:
+        check(v, (n, c))
+
         def pulled_back(
             total: list[Array], block: tuple[PyTree[Any], Array, Array]
         ) -> tuple[list[Array], None]:
@@ -93,10 +103,10 @@ def ntk_vector_product(
 
     if outputs == "full":
         return full
-    example = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], x)
-    (c,) = jax.eval_shape(function, params, example).shape
 
-    def traced(v: Float[Array, " n"]) -> Float[Array, " n"]:
+    def traced(v: Array) -> Float[Array, " n"]:
+        check(v, (n,))
+
         def share(output: Array) -> Float[Array, " n"]:
             return full(v[:, None] * jax.nn.one_hot(output, c, dtype=v.dtype))[:, output]
 

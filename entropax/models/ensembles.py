@@ -1,5 +1,6 @@
 """Training many networks as one pure function, and what they are worth on a test set."""
 
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -58,7 +59,8 @@ def ensemble_trainer(
     batch of an epoch is smaller; if it exceeds n, there is one batch of n.
 
     Args:
-      apply_fn: `(params, x [b, ...]) -> logits [b, c]`.
+      apply_fn: `(params, x [b, ...]) -> logits [b, c]`, each example by itself: a last batch that
+        is smaller is filled up.
       tx: the optimiser.
       batch_size: examples a step.
       at_once: networks that take their steps side by side (`jax.vmap`); the others wait. On a CPU
@@ -69,7 +71,8 @@ def ensemble_trainer(
       `Trainer(init, advance)`, not compiled.
 
     Raises:
-      ValueError: `batch_size` or `at_once` is not positive; and, when it is called, the arrays do
+      ValueError: `batch_size` or `at_once` is not positive; a function of the batch (one that takes
+        `where`); and, when it is called, the arrays do
         not have one set of examples for each network.
 
     >>> trainer = ensemble_trainer(lambda w, x: x @ w, optax.adam(0.1), batch_size=2)
@@ -79,9 +82,7 @@ def ensemble_trainer(
     >>> int(state.epoch[0]), bool(state.loss[0] < 0.1)
     (50, True)
     """
-    for name, value in (("batch_size", batch_size), ("at_once", at_once)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    _check(apply_fn, batch_size, at_once)
 
     def init(keys: Array, params: Params) -> EnsembleState:
         networks = len(keys)
@@ -164,23 +165,29 @@ def evaluate_ensemble(
     """Mean cross-entropy in nats and accuracy of k networks on the same examples.
 
     Args:
-      apply_fn: `(params, x [b, ...]) -> logits [b, c]`.
+      apply_fn: `(params, x [b, ...]) -> logits [b, c]`, each example by itself.
       params: every leaf has a leading axis `[k]`.
       x: `[n, ...]` examples.
       labels: `[n]` classes.
-      batch_size: examples that a network looks at together; memory grows with
+      batch_size: examples at a time; memory grows with
         `batch_size * at_once`.
       at_once: networks side by side, as in `ensemble_trainer`.
 
     Returns:
       Losses `[k]` and accuracies `[k]`.
 
+    Raises:
+      ValueError: as from `ensemble_trainer`, or there is not one label for each example.
+
     >>> weights = jnp.stack([jnp.eye(2), -jnp.eye(2)])
     >>> _, accuracy = evaluate_ensemble(lambda w, x: x @ w, weights, jnp.eye(2), jnp.array([0, 1]))
     >>> accuracy.tolist()
     [1.0, 0.0]
     """
+    _check(apply_fn, batch_size, at_once)
     n = len(x)
+    if not 0 < n == len(labels):
+        raise ValueError(f"Examples need one label each, got {n} and {len(labels)}.")
 
     def of_one(params: Params) -> tuple[Array, Array]:
         def of_example(x: Array, label: Array) -> tuple[Array, Array]:
@@ -192,6 +199,17 @@ def evaluate_ensemble(
         return jnp.sum(losses) / n, jnp.sum(right) / n
 
     return _map_networks(of_one, params, at_once)
+
+
+def _check(apply_fn: ApplyFn, batch_size: int, at_once: int) -> None:
+    for name, value in (("batch_size", batch_size), ("at_once", at_once)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if "where" in inspect.signature(apply_fn).parameters:
+        raise ValueError(
+            "`apply_fn` takes `where`: its outputs depend on the whole batch. Use running "
+            "statistics."
+        )
 
 
 def _map_networks(function: Callable[[PyTree], PyTree], networks: PyTree, at_once: int) -> PyTree:

@@ -45,6 +45,7 @@ def subset_entropies(
     def entropy_of(subset: Int[Array, " k"]) -> Float[Array, ""]:
         return entropy.von_neumann(spectra.density(spectra.submatrices(kernel, subset)))
 
+    kernel, indices = jnp.asarray(kernel), jnp.asarray(indices)
     flat = indices.reshape(-1, indices.shape[-1])
     return jax.lax.map(entropy_of, flat, batch_size=batch_size).reshape(indices.shape[:-1])
 

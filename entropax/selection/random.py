@@ -41,6 +41,8 @@ def random_subset(key: Array, m: int, n: int, *, compat: str | None = None) -> I
     [0, 1, 2, 3, 4]
     """
     check_compat(compat)
+    if not 1 <= n <= m:
+        raise ValueError(f"`n` must be between 1 and the {m} examples of the pool, got {n}.")
     if compat == "reference":
         return jax.random.randint(key, (n,), 0, m - 1, jnp.int32)
     tops = jnp.arange(m - n, m, dtype=jnp.int32)

@@ -83,15 +83,16 @@ def submatrices(
 
     Returns:
       `[..., k, k]` symmetric sub-matrices; NaN in the rows and columns of an index of `m` or more
-      (an IndexError if the kernel is a NumPy array).
+      (an IndexError if both are NumPy arrays).
 
     >>> submatrices(jnp.arange(9.0).reshape(3, 3), jnp.array([[0, 2], [1, -1]])).tolist()
     [[[0.0, 2.0], [6.0, 8.0]], [[4.0, 0.0], [0.0, 0.0]]]
     """
     rows, columns = indices[..., :, None], indices[..., None, :]
     empty = (rows < 0) | (columns < 0)
-    if isinstance(kernel, np.ndarray):
+    if isinstance(kernel, np.ndarray) and isinstance(indices, np.ndarray):
         return np.where(empty, 0, kernel[np.maximum(rows, 0), np.maximum(columns, 0)])
+    kernel = jnp.asarray(kernel)
     return jnp.where(empty, 0, kernel.at[rows, columns].get(mode="fill", fill_value=jnp.nan))
 
 

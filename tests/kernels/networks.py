@@ -149,6 +149,31 @@ rounded_product.defvjp(
 )
 
 
+@jax.custom_jvp
+def product_with_a_frozen_weight(x, w):
+    return x @ w
+
+
+product_with_a_frozen_weight.defjvp(
+    lambda primals, tangents: (primals[0] @ primals[1], tangents[0] @ primals[1])
+)
+
+
+def frozen(params, x):
+    """A rule that is not the derivative of what it belongs to."""
+    return jnp.tanh(product_with_a_frozen_weight(jnp.tanh(x @ params[0]), params[1]))
+
+
+def padded(params, x):
+    """Rows that are not in the table: read as 0, clipped, and dropped."""
+    filled = jnp.take(params, x, axis=0, mode="fill", fill_value=0)
+    return (filled + jnp.take(params, x, axis=0, mode="clip") ** 2).sum(1)
+
+
+def unused(params, x):
+    return x @ params["used"] + jax.lax.stop_gradient(params["stopped"]).sum()
+
+
 def straight_through(params, x):
     return jnp.tanh(rounded_product(x, params[0])) @ params[1]
 
@@ -200,6 +225,9 @@ FUNCTIONS = {
     "weight norm": (weight_normalised, [WIDE, normal(4, 3)], ROWS),
     "also penalised": (also_penalised, WIDE, ROWS),
     "straight through": (straight_through, [SQUARE, normal(4, 4, 3)], ROWS),
+    "frozen": (frozen, [SQUARE, normal(4, 4, 3)], ROWS),
+    "padded": (padded, normal(3, 7, 3), IDS + np.arange(5) - 1),
+    "unused": (unused, {"used": WIDE, "stopped": WIDE, "absent": SQUARE}, ROWS),
     "looped": (looped, normal(3, 3, 4, 4), ROWS),
     "branched": (branched, (WIDE, np.float32(1.0)), ROWS),
     "scalar": (scalar, WIDE, ROWS),
@@ -214,6 +242,7 @@ FALLBACKS = {
     "weight norm": "enters `dot_general`",
     "also penalised": "other ways",
     "straight through": "enters `custom_vjp_call`",
+    "frozen": "enters `custom_jvp_call`",
     "looped": "enters `scan`",
     "branched": "enters `cond`",
 }

@@ -77,7 +77,7 @@ def test_three_implementations_agree(name):
     expected = mean_by_definition(name)
     close(ntk(name)(params, x), expected)
     close(ntk(name, method="contraction")(params, x), expected)
-    matvec = kernels.ntk_vector_product(apply_fn, params, jnp.asarray(x), block_size=4)
+    matvec = kernels.ntk_vector_product(apply_fn, params, jnp.asarray(x), batch_size=4)
     matvec = jax.jit(matvec)
     close(np.stack([matvec(column) for column in np.eye(N, dtype=np.float32)]), expected)
 
@@ -228,19 +228,26 @@ def test_wrong_calls():
         kernels.ntk(apply_fn)(params, x[:0])
     with pytest.raises(ValueError, match="one leading axis"):
         kernels.ntk(apply_fn)(params, {"a": x, "b": x[:3]})
+    with pytest.raises(ValueError, match="differ in shape"):
+        kernels.ntk(apply_fn)(params, x, x[:, :2])
+    with pytest.raises(ValueError, match="w is complex"):
+        kernels.ntk(apply_fn)({"w": np.zeros(3, np.complex64)}, x)
+    matvec = kernels.ntk_vector_product(apply_fn, params, x, outputs="full")
+    with pytest.raises(ValueError, match=r"a vector has the shape \(6, 3\), got \(6,\)"):
+        matvec(jnp.ones(6))
     with pytest.raises(ValueError, match="`outputs` must be"):
         kernels.ntk_vector_product(apply_fn, params, x, outputs="sum")
-    with pytest.raises(ValueError, match="`block_size` must be positive, got 0"):
-        kernels.ntk_vector_product(apply_fn, params, x, block_size=0)
+    with pytest.raises(ValueError, match="`batch_size` must be positive, got 0"):
+        kernels.ntk_vector_product(apply_fn, params, x, batch_size=0)
     with pytest.raises(ValueError, match="`dimension` must be positive, got 0"):
         kernels.ntk_sketch(jax.random.key(0), apply_fn, dimension=0)
 
 
-@pytest.mark.parametrize("block_size", [1, 4, 100])
-def test_products_with_full_kernels(block_size):
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_products_with_full_kernels(batch_size):
     apply_fn, params, x = network("mlp")
     x, v = jnp.asarray(x), normal(5, 6, 3)
-    matvec = kernels.ntk_vector_product(apply_fn, params, x, outputs="full", block_size=block_size)
+    matvec = kernels.ntk_vector_product(apply_fn, params, x, outputs="full", batch_size=batch_size)
     close(jax.jit(matvec)(v), np.einsum("ijcd,jd->ic", by_definition("mlp"), v))
 
 

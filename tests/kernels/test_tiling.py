@@ -44,6 +44,15 @@ def test_two_sets_of_examples():
     )
 
 
+@pytest.mark.parametrize(("n", "m"), [(20, 1), (1, 20)])
+def test_few_meet_many(n, m):
+    """What is kept of an example depends on how many it meets, and has to be the same for all."""
+    w = np.random.default_rng(3).normal(size=(2, 8)).astype(np.float32)
+    kernel_fn = kernels.ntk(lambda params, x: jnp.tanh(x.reshape(-1, 2, 2) @ params).sum(1))
+    kernel = kernels.gram(kernel_fn, w, X[:n], X[:m], tile_size=20)
+    close(kernel, kernel_fn(w, X[:n], X[:m]))
+
+
 def test_full_kernels():
     full = kernels.ntk(mlp, outputs="full")
     kernel = kernels.gram(full, PARAMS, X, tile_size=10)

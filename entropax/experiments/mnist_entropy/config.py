@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-FILE_SOURCES = ("idx", "folder", "npz")
+from entropax.experiments.data_options import DataOptions
 
 Method: TypeAlias = Literal[
     "random",
@@ -44,17 +44,9 @@ WHOLE = Amounts(
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DataOptions):
     """NTK entropy of small training sets against what they train."""
 
-    data: str = "digits"
-    """digits; idx, folder or npz, with --path; or a prepared data set such as mnist."""
-    path: Path | None = None
-    """The files of idx, folder or npz, with a train and a test split."""
-    data_dir: Path | None = None
-    """Where data sets are prepared; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    size: int | None = None
-    """Image files: resize the shorter side to this many pixels and cut out the square."""
     run_dir: Path | None = None
     """The run folder; by default runs/entropy-DATA-seedSEED."""
     seed: int = 0
@@ -72,7 +64,9 @@ class Config:
     )
     """How sets are chosen. approximate_entropy: the best of some random sets; greedy_entropy,
     greedy_renyi: image by image, by von Neumann or Renyi entropy; local_search: greedy_entropy,
-    then exchanges; distillation: random network distillation; class_balanced alone sees labels."""
+    then exchanges; greedy_determinant: by volume; distillation: random network distillation;
+    k_means: nearest to the centres of clusters; kernel_herding: most like the pool; class_balanced
+    alone sees labels."""
     set_size: tuple[int, ...] = (30,)
     """Images in a set."""
     pool: int | None = None
@@ -101,8 +95,8 @@ class Config:
     max_test: int | None = None
     """Use at most this many test images; by default 2000, of the digits 500."""
     records: int = 16
-    """Epochs, evenly spaced on a logarithmic scale, after which the networks are tested; the lowest
-    test loss is the lowest of these."""
+    """Epochs, evenly spaced on a logarithmic scale (equal ones count once), after which the
+    networks are tested; the lowest test loss is the lowest of these."""
     kernel_records: int = 5
     """Of these, epochs at which the kernel is measured, the first (0) and the last among them."""
     level: float = 0.9
@@ -114,9 +108,13 @@ class Config:
     an accelerator. It changes no result."""
 
     def __post_init__(self) -> None:
-        for name in ("path", "data_dir", "run_dir"):
-            if (place := getattr(self, name)) is not None:
-                object.__setattr__(self, name, Path(place))  # a string does as well
+        super().__post_init__()
+        if self.size is not None and self.data in ("digits", "idx", "npz"):
+            raise ValueError(
+                f"`size` resizes image files; {self.data} come as they are, got {self.size}."
+            )
+        if self.run_dir is not None:
+            object.__setattr__(self, "run_dir", Path(self.run_dir))  # a string does as well
         lowest = {
             "pool": 2,
             "sets": 1,
@@ -152,9 +150,6 @@ class Config:
                 f"`set_size` {max(self.set_size)} exceeds the pool of {self.amounts.pool} images; "
                 "give a larger --pool."
             )
-        if (self.path is None) == (self.data in FILE_SOURCES):
-            needs = "needs --path" if self.path is None else "takes no --path"
-            raise ValueError(f"`data` {self.data!r} {needs}.")
 
     @property
     def amounts(self) -> Amounts:

@@ -56,9 +56,10 @@ def load_images(config: Config) -> Images:
         held_out = min(amounts.max_test, len(order) // 3)
         test, train = np.sort(order[:held_out]), np.sort(order[held_out:])
     else:
-        size = config.size if config.data not in ("idx", "npz") else None
         train_set, test_set = (
-            data.load(config.data, split, path=config.path, data_dir=config.data_dir, size=size)
+            data.load(
+                config.data, split, path=config.path, data_dir=config.data_dir, size=config.size
+            )
             for split in ("train", "test")
         )
         train = np.arange(len(train_set))

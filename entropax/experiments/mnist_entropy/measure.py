@@ -70,9 +70,9 @@ def build_measure(config: Config, networks: Networks, images: Images) -> Measure
             before = epoch
             loss, accuracy = evaluate(state.params, x, labels)
             test_loss, test_accuracy = evaluate(state.params, *test)
-            if not np.all(np.isfinite(loss)):
+            if not np.all(np.isfinite(loss)) or not np.all(np.isfinite(test_loss)):
                 raise FloatingPointError(
-                    f"The training loss is not finite after {epoch} epochs; lower --learning-rate, "
+                    f"The loss is not finite after {epoch} epochs; lower --learning-rate, "
                     f"{config.amounts.learning_rate}, and give another --run-dir."
                 )
             note(train_loss=_floats(loss), train_accuracy=_floats(accuracy))

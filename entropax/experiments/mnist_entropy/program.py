@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from jaxtyping import Int
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import entropax
 from entropax import kernels
 from entropax.experiments import mnist_entropy
+from entropax.experiments.command_line import run_command
 from entropax.experiments.mnist_entropy.choose import (
     Choice,
     Selector,
@@ -231,21 +231,4 @@ def _default_workers() -> int:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run from the command line; wrong input ends with one sentence and exit code 2."""
-    try:
-        run(
-            tyro.cli(
-                Config,
-                prog="python -m entropax.experiments.mnist_entropy",
-                description=mnist_entropy.__doc__,
-                args=args,
-            )
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except FloatingPointError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    run_command(run, Config, mnist_entropy, args)

@@ -7,8 +7,7 @@ from typing import Literal
 
 from entropax.data import corruptions
 from entropax.estimation.flip_curve import Form, Target
-
-FILE_SOURCES = ("idx", "folder", "npz")
+from entropax.experiments.data_options import DataOptions
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,9 @@ class Rdumb:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DataOptions):
     """Test-time adaptation and accuracy without labels."""
 
-    data: str = "digits"
-    """digits; idx, folder or npz, with --path; or a prepared data set such as mnist."""
-    path: Path | None = None
-    """The files of idx, folder or npz, with a train and a test split."""
-    data_dir: Path | None = None
-    """Where data sets are prepared; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    size: int | None = None
-    """Image files: resize the shorter side to this many pixels and cut out the square."""
     target: Path | None = None
     """Your shifted images, a folder of files or an .npz; with or without labels."""
     run_dir: Path | None = None
@@ -98,7 +89,8 @@ class Config:
     """Of its training; by default 4, or more until there are 600 steps."""
 
     def __post_init__(self) -> None:
-        for name in ("path", "data_dir", "target", "run_dir"):
+        super().__post_init__()
+        for name in ("target", "run_dir"):
             if (place := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(place))  # a string does as well
         positive = {
@@ -133,6 +125,3 @@ class Config:
         if unknown:
             known = ", ".join(corruptions.ALL)
             raise ValueError(f"Unknown corruption {', '.join(sorted(unknown))}; known: {known}.")
-        if (self.path is None) == (self.data in FILE_SOURCES):
-            needs = "needs --path" if self.path is None else "takes no --path"
-            raise ValueError(f"`data` {self.data!r} {needs}.")

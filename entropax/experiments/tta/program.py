@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -16,6 +15,7 @@ import entropax
 from entropax.checkpoint import restore_variables, save_variables
 from entropax.data import ImageSet
 from entropax.experiments import tta
+from entropax.experiments.command_line import run_command
 from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.tta.config import Config
 from entropax.experiments.tta.measure import build_adapter, build_observer, measure
@@ -139,21 +139,4 @@ def _source_network(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run from the command line; wrong input ends with one sentence and exit code 2."""
-    try:
-        run(
-            tyro.cli(
-                Config,
-                prog="python -m entropax.experiments.tta",
-                description=tta.__doc__,
-                args=args,
-            )
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except FloatingPointError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    run_command(run, Config, tta, args)

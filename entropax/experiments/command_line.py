@@ -1,0 +1,40 @@
+"""How a program is started from the command line, and how it ends."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+
+def run_command(
+    run: Callable[[Any], object], config: type, module: Any, args: Sequence[str] | None
+) -> None:
+    """Run a program with a `Config` made of the command line.
+
+    Wrong input ends with one sentence and exit code 2, a numerical failure with 1, Ctrl-C with 130.
+
+    Args:
+      run: the program.
+      config: the dataclass of its options.
+      module: its package; the name is the command, the docstring its description.
+      args: the words of the command line; by default those of this process.
+    """
+    try:
+        run(
+            tyro.cli(
+                config,
+                prog=f"python -m {module.__name__}",
+                description=module.__doc__,
+                args=args,
+            )
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
