@@ -68,9 +68,9 @@ def ntk(
         to some of the parameters only, the last layer's for example. By default all of them; of
         linen variables, a mapping with the collection `"params"`, that collection. Integers never.
         Of an nnx model pass the parameters, `nnx.split(model, nnx.Param, ...)`, and no statistics.
-      batch_size: examples whose features are computed at a time. By default, on a CPU, as many as
-        leave what is computed on the way in the cache, and otherwise all: choose a number if memory
-        does not suffice.
+      batch_size: examples whose features are computed at a time. By default all, but of the
+        structured method on a CPU as many as leave what is computed on the way in the cache. Choose
+        a number if memory does not suffice.
 
     Returns:
       `kernel_fn(params, x1, x2=None)`, compiled once for each shape. NaN and infinite parameters or
@@ -112,7 +112,8 @@ def ntk(
             made = jax.vmap(of_one)(x)
             return cheapest(made, partners=partners, traced=outputs != "full")
 
-        size = batch_size or _fitting(of_one, x)
+        # XLA's derivative by a convolution's kernel, which contraction needs, is slow in a loop.
+        size = batch_size or (_fitting(of_one, x) if method == "structured" else n)
         return of_some(x) if size >= n else _in_batches(of_some, x, size)
 
     return FeatureKernel(features, inner)
