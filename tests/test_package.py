@@ -15,7 +15,7 @@ LAYERS = [
     {"parameters", "entropy", "convolution"},
     {"spectra"},
     {"kernels"},
-    {"selection", "tta"},
+    {"diffusion", "selection", "tta"},
     {"estimation"},
     {"checkpoint", "models", "data"},
     {"experiments"},
@@ -46,6 +46,7 @@ def test_imports_run_downwards(file):
     [
         ("import entropax", "jax flax tensorflow torch matplotlib orbax"),
         ("from entropax import tta, estimation, entropy", "flax tensorflow torch matplotlib orbax"),
+        ("from entropax import diffusion, kernels", "flax tensorflow torch matplotlib sklearn"),
         ("import entropax.data", "tensorflow torch matplotlib sklearn tensorflow_datasets PIL"),
         ("import entropax.experiments.tta", "tensorflow torch"),
     ],

@@ -4,14 +4,22 @@
 product and gives the entropy with an interval around it, for kernels too large to store or solve.
 """
 
-from entropax.spectra.exact import density, purity, submatrices
-from entropax.spectra.lanczos import LanczosEntropy, lanczos, lanczos_entropy
+from entropax.spectra.estimate import SpectralEstimate, spectral_estimate
+from entropax.spectra.exact import density, eigvals, purity, submatrices
+from entropax.spectra.lanczos import lanczos
+from entropax.spectra.lanczos_entropy import LanczosEntropy, lanczos_entropy
+from entropax.spectra.quadrature import Quadrature, quadrature
 
 __all__ = [
     "LanczosEntropy",
+    "Quadrature",
+    "SpectralEstimate",
     "density",
+    "eigvals",
     "lanczos",
     "lanczos_entropy",
     "purity",
+    "quadrature",
+    "spectral_estimate",
     "submatrices",
 ]

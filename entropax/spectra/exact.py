@@ -2,11 +2,15 @@
 
     S = entropy.von_neumann(spectra.density(kernel))
 
+`eigvals` gives the eigenvalues as they are, `density` as shares of their sum.
+
 A JAX kernel is worked on where it lies, in its own precision, under `jit`, `vmap` and `grad`. A
 NumPy kernel is worked on by NumPy on the host in float64, which is how a number should be made that
 goes into a report.
 """
 
+import functools
+import math
 from typing import TypeVar
 
 import jax
@@ -15,14 +19,22 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from entropax import entropy
+from entropax.types import Array
 
 ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 
 
-def _scaled(kernel: ArrayT) -> tuple[ArrayT, ArrayT]:
-    """The matrices over their largest entry, lest squares and sums overflow; which are finite.
+# From this number of rows on a tridiagonal matrix and bisection are faster than divide and conquer,
+# which XLA always runs with eigenvectors. On a CPU in float32 1.3 times for 50 rows and 2 times for
+# 100 to 2,000; in float64 no faster up to 500 rows, then 1.2 times for 1,000, 1.7 times for 2,000.
+_LARGE = {np.dtype("float32"): 50, np.dtype("float64"): 500}
 
-    The others come back as zeros.
+
+def _scaled(kernel: ArrayT) -> tuple[ArrayT, ArrayT, ArrayT]:
+    """The matrices with entries near 1, lest squares and sums overflow.
+
+    They are multiplied twice by a power of 2, the second value: once it might be out of range. The
+    third value tells which are finite; the others come back as zeros.
     """
     if kernel.ndim < 2 or kernel.shape[-1] != kernel.shape[-2]:
         raise ValueError(f"`kernel` must be square matrices [..., n, n], got {kernel.shape}.")
@@ -32,11 +44,80 @@ def _scaled(kernel: ArrayT) -> tuple[ArrayT, ArrayT]:
     finite = xp.all(xp.isfinite(kernel), axis=(-2, -1), keepdims=True)
     kernel = xp.where(finite, kernel, 0)
     largest = xp.max(xp.abs(kernel), axis=(-2, -1), keepdims=True, initial=0)
-    # In two halves, because the reciprocal of a number near the end of the range would vanish.
-    half = 1 / xp.sqrt(xp.where(largest > 0, largest, 1))
-    if isinstance(half, jax.Array):
-        half = jax.lax.stop_gradient(half)  # nothing below depends on the scale
-    return kernel * half * half, finite[..., 0, 0]
+    if isinstance(largest, jax.Array):
+        largest = jax.lax.stop_gradient(largest)  # nothing depends on the scale
+    # Numbers below the normal range count as 0, as they do in XLA.
+    _, exponent = xp.frexp(xp.where(largest < xp.finfo(largest.dtype).tiny, 0, largest))
+    half = xp.ldexp(xp.ones_like(largest), -(exponent // 2))
+    return kernel * half * half, half[..., 0], finite[..., 0]
+
+
+def _bisected(matrix: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
+    """Eigenvalues to half a unit of rounding of the largest, without vectors."""
+    _, diagonal, off, _ = jax.lax.linalg.tridiagonal(matrix)
+    solve = functools.partial(jax.scipy.linalg.eigh_tridiagonal, eigvals_only=True)
+    for _ in range(matrix.ndim - 2):
+        solve = jax.vmap(solve)
+    return solve(diagonal, off)
+
+
+@jax.custom_jvp
+def _ascending(matrix: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
+    """Eigenvalues of symmetric matrices with entries near 1."""
+    if matrix.shape[-1] < _LARGE.get(matrix.dtype, math.inf):
+        return jnp.linalg.eigvalsh(matrix, symmetrize_input=False)
+    # The reduction to tridiagonal form exists on these platforms only.
+    return jax.lax.platform_dependent(
+        matrix,
+        cpu=_bisected,
+        cuda=_bisected,
+        rocm=_bisected,
+        default=functools.partial(jnp.linalg.eigvalsh, symmetrize_input=False),
+    )
+
+
+@_ascending.defjvp
+def _ascending_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    eigvals, vectors = jnp.linalg.eigh(primals[0], symmetrize_input=False)
+    products = jnp.matmul(tangents[0], vectors, precision="highest")
+    return eigvals, jnp.sum(vectors * products, axis=-2)
+
+
+def _symmetric_eigvals(matrix: ArrayT) -> ArrayT:
+    """Eigenvalues of the symmetric part, by the library of the array."""
+    if isinstance(matrix, np.ndarray):
+        return np.linalg.eigvalsh((matrix + np.swapaxes(matrix, -2, -1)) / 2)
+    return _ascending((matrix + jnp.swapaxes(matrix, -2, -1)) / 2)
+
+
+def eigvals(matrix: Float[ArrayT, "*batch n n"]) -> Float[ArrayT, "*batch n"]:
+    r"""Eigenvalues of symmetric matrices, without eigenvectors where the backend can do so.
+
+    $$\operatorname{eig}\big((A + A^\top) / 2\big), \qquad
+      d\lambda_k = v_k^\top\, dA\, v_k.$$
+
+    On CPUs and GPUs a large JAX matrix is reduced to tridiagonal form and its eigenvalues are found
+    by bisection, in half the time that a decomposition takes. In float32 they were off by at most
+    1e-7 of the largest, for up to 2,000 rows. Only derivatives take eigenvectors.
+
+    Args:
+      matrix: `[..., n, n]` symmetric matrices of any scale. Only the symmetric part counts.
+
+    Returns:
+      `[..., n]` ascending numbers, off by rounding of the largest; all NaN where an entry is NaN or
+      infinite. First derivatives are finite, in forward and in reverse mode. At equal eigenvalues
+      those of a symmetric function of them, a sum or an entropy, are right; those of one alone are
+      along one choice of eigenvectors.
+
+    Raises:
+      ValueError: if the matrices are not square.
+
+    >>> eigvals(jnp.array([[0.0, 2.0], [2.0, 0.0]])).round(5).tolist()
+    [-2.0, 2.0]
+    """
+    scaled, half, finite = _scaled(matrix)
+    xp = np if isinstance(matrix, np.ndarray) else jnp
+    return xp.where(finite, _symmetric_eigvals(scaled) / half / half, xp.nan)
 
 
 def density(kernel: Float[ArrayT, "*batch n n"]) -> Float[ArrayT, "*batch n"]:
@@ -63,10 +144,9 @@ def density(kernel: Float[ArrayT, "*batch n n"]) -> Float[ArrayT, "*batch n"]:
     >>> density(jnp.diag(jnp.array([6.0, 2.0]))).round(5).tolist()
     [0.25, 0.75]
     """
+    scaled, _, finite = _scaled(kernel)
     xp = np if isinstance(kernel, np.ndarray) else jnp
-    scaled, finite = _scaled(kernel)
-    eigvals = xp.linalg.eigvalsh((scaled + xp.swapaxes(scaled, -2, -1)) / 2)
-    return entropy.probabilities(xp.where(finite[..., None], eigvals, xp.nan))
+    return entropy.probabilities(xp.where(finite, _symmetric_eigvals(scaled), xp.nan))
 
 
 def submatrices(
@@ -118,8 +198,8 @@ def purity(kernel: Float[ArrayT, "*batch n n"]) -> Float[ArrayT, "*batch"]:
     0.625
     """
     xp = np if isinstance(kernel, np.ndarray) else jnp
-    scaled, finite = _scaled(kernel)
+    scaled, _, finite = _scaled(kernel)
     trace = xp.trace(scaled, axis1=-2, axis2=-1)
     squares = xp.sum(xp.square(scaled), axis=(-2, -1))
     ratio = squares / xp.square(xp.where(trace > 0, trace, 1))
-    return xp.where(finite & ((trace > 0) | (squares == 0)), ratio, xp.nan)
+    return xp.where(finite[..., 0] & ((trace > 0) | (squares == 0)), ratio, xp.nan)
