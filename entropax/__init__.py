@@ -1,8 +1,10 @@
 """entropax: entropy as a working tool for neural networks, in JAX.
 
 - `entropax.entropy`: Shannon, Renyi, softmax and von Neumann entropies.
-- `entropax.kernels`: neural tangent kernels of any network, also of many examples.
+- `entropax.kernels`: neural tangent kernels of any network, Gaussian kernels of features, random
+  walks on points.
 - `entropax.spectra`: from kernels to spectra, exactly or by stochastic Lanczos quadrature.
+- `entropax.diffusion`: diffusion spectral entropy and mutual information of representations.
 - `entropax.selection`: which examples to train on, by entropy and otherwise.
 - `entropax.tta`: test-time adaptation by entropy minimisation, and label flips.
 - `entropax.estimation`: accuracy without labels, with intervals.
