@@ -2,6 +2,10 @@
 
 - `ConvNet`: a small convolutional classifier with batch, group or layer normalisation.
 - `CNN`: one without normalisation and without biases, in the NTK or the standard parameterisation.
+- `ResNet`, `VisionTransformer`: small ones, for images of a few hundred pixels.
+- `layer_features`: what the layers of any linen module pass on.
+- `contrastive_loss`, `nt_xent`, `Projected`: training without labels (SimCLR), with the views of
+  `models.augmentation`; `linear_probe`: how much of the labels features hold.
 - `running_statistics`, `batch_statistics`: `module -> apply_fn(variables, x)`, with either kind of
   statistics in its BatchNorm layers.
 - `convolution`: what `ConvNet` convolves with, fast to adapt on the CPU.
@@ -13,21 +17,33 @@
 
 from entropax.convolution import convolution
 from entropax.models.cnn import CNN, patch_convolution
+from entropax.models.contrastive import Projected, contrastive_loss, nt_xent
 from entropax.models.convnet import ConvNet
 from entropax.models.ensembles import EnsembleState, Trainer, ensemble_trainer, evaluate_ensemble
+from entropax.models.intermediates import layer_features
+from entropax.models.probe import linear_probe
+from entropax.models.resnet import ResNet
 from entropax.models.statistics import batch_statistics, running_statistics
 from entropax.models.training import fit_classifier
+from entropax.models.transformer import VisionTransformer
 
 __all__ = [
     "CNN",
     "ConvNet",
     "EnsembleState",
+    "Projected",
+    "ResNet",
     "Trainer",
+    "VisionTransformer",
     "batch_statistics",
+    "contrastive_loss",
     "convolution",
     "ensemble_trainer",
     "evaluate_ensemble",
     "fit_classifier",
+    "layer_features",
+    "linear_probe",
+    "nt_xent",
     "patch_convolution",
     "running_statistics",
 ]
