@@ -12,7 +12,6 @@ either schedule (the study's: 2,000 test images at 17 epochs; that of the notebo
 after each of 500 epochs).
 """
 
-import argparse
 import json
 import statistics
 import sys
@@ -241,29 +240,27 @@ def whole_network(sides: dict[str, Any]) -> dict[str, dict[str, float]]:
 def table(results: dict[str, Any]) -> str:
     """Markdown: a row for each side, and one for each way through the study."""
     sides = results["sides"]
-    lines = ["| side | core ms | ratio | wall ms | ratio |", "|-|-|-|-|-|"]
+    rows = []
     for side, row in sides.items():
         reference = sides[
             "test: all images in one call" if side.startswith("test") else "step in a Python loop"
         ]
-        lines.append(
-            f"| {side} | {row['core_ms']:.2f} | {reference['core_ms'] / row['core_ms']:.2f} "
-            f"| {row['wall_ms']:.2f} | {reference['wall_ms'] / row['wall_ms']:.2f} |"
-        )
-    lines += ["", "| one network of the study | core s | ratio | wall s |", "|-|-|-|-|"]
+        cells = [side]
+        for clock in ("core_ms", "wall_ms"):
+            cells += [f"{row[clock]:.2f}", f"{reference[clock] / row[clock]:.2f}"]
+        rows.append(cells)
     slowest = results["study"]["loop, tested every epoch"]
-    for name, row in results["study"].items():
-        lines.append(
-            f"| {name} | {row['core']:.1f} | {slowest['core'] / row['core']:.1f} "
-            f"| {row['wall']:.1f} |"
-        )
-    return "\n".join(lines)
+    study = [
+        [name, f"{row['core']:.1f}", f"{slowest['core'] / row['core']:.1f}", f"{row['wall']:.1f}"]
+        for name, row in results["study"].items()
+    ]
+    one_step = harness.markdown(("side", "core ms", "ratio", "wall ms", "ratio"), rows)
+    whole = harness.markdown(("one network of the study", "core s", "ratio", "wall s"), study)
+    return f"{one_step}\n\n{whole}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs in every round")
+    parser = harness.arguments(__doc__, repeats=3, rounds=3)
     parser.add_argument("--measure", choices=SIDES, help="one side")
     options = parser.parse_args()
     if options.measure:

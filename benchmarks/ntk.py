@@ -8,14 +8,11 @@ with that one. How far the best is from what the matrix products alone would tak
 """
 
 import argparse
-import contextlib
 import importlib.util
 import itertools
 import json
 import math
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -71,31 +68,9 @@ SUBJECTS = {
 }
 
 
-def attempt(command: Sequence[str]) -> dict[str, Any]:
-    """Run a side that may run out of memory or time.
-
-    Returns:
-      Its JSON object, or `{"failed": reason}`.
-
-    Raises:
-      RuntimeError: it failed for another reason; with what it wrote to stderr.
-    """
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    if done.returncode == -signal.SIGALRM:
-        return {"failed": "out of time"}
-    words = ("RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc", "MemoryError", "allocate memory")
-    # Refused memory, jax 0.4.25 ends with a segmentation fault and says nothing.
-    died = done.returncode in (-signal.SIGKILL, -signal.SIGSEGV)
-    if died or any(word in done.stderr for word in words):
-        return {"failed": "out of memory"}
-    raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr}")
-
-
 def measure_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Our side, in this process."""
-    measure.limit(seconds=options.time_limit, gibibytes=options.memory_limit)
+    measure.limit(options)
     jax.config.update("jax_enable_x64", options.double)
     name, path, method, outputs = options.measure
     network = networks.NETWORKS[name]
@@ -178,7 +153,8 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
         def run(command: Sequence[str], *extra: str) -> tuple[dict[str, Any], np.ndarray | None]:
             path = Path(folder) / f"{next(saved)}.npy"
             limits = ("--time-limit", options.time_limit, "--memory-limit", options.memory_limit)
-            output = attempt([*command, "--save", str(path), *map(str, limits), *extra])
+            words = [*command, "--save", str(path), *map(str, limits), *extra]
+            output = harness.run(words, limited=True)
             return output, np.load(path) if path.exists() else None
 
         problem = [subject.network, npz]
@@ -250,60 +226,41 @@ def summary(row: dict[str, Any]) -> dict[str, Any]:
     outputs = row.pop("outputs")
     if not outputs:
         return row
-    kept: dict[str, Any] = {**row}
-    for key in ("seconds", "cpu_seconds"):
-        kept[key] = quartiles([value for output in outputs for value in output[key]])
-    first = statistics.median(output["first_seconds"] for output in outputs)
-    kept["compile_seconds"] = max(first - kept["seconds"]["median"], 0)
-    with contextlib.suppress(TypeError):  # None where the system does not tell
-        kept["peak_bytes"] = max(output["peak_bytes"] for output in outputs)
-    kept["versions"] = outputs[0]["versions"]
-    return kept
-
-
-def quartiles(samples: list[float]) -> dict[str, float]:
-    if len(samples) == 1:
-        samples = samples * 2
-        number = 1
-    else:
-        number = len(samples)
-    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return {"median": median, "quartile_1": low, "quartile_3": high, "samples": number}
+    return {**row, **harness.timings(outputs), "versions": outputs[0]["versions"]}
 
 
 def table(results: dict[str, Any]) -> str:
     """Markdown: a row for each side of each subject."""
-    lines = [
-        "| subject | side | seconds (quartiles) | CPU s | ratio | to the floor | compile s "
-        "| peak MB | deviation |",
-        "|-|-|-|-|-|-|-|-|-|",
-    ]
+    columns = "subject", "side", "seconds (quartiles)", "CPU s", "ratio", "to the floor"
+    columns += "compile s", "peak MB", "deviation"
+    rows = []
     for name, result in results.items():
         for side, row in result["sides"].items():
             if "seconds" not in row:
-                lines.append(f"| {name} | {side} | {row['failed']} | | | | | | |")
+                rows.append([name, side, row["failed"]])
                 continue
             low, median, high = (row["seconds"][k] for k in ("quartile_1", "median", "quartile_3"))
-            peak = f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else ""
-            lines.append(
-                f"| {name} | {side} | {median:.3g} ({low:.3g}-{high:.3g}) "
-                f"| {row['cpu_seconds']['median']:.3g} | {row['ratio']:.2f} "
-                f"| {row['floor_ratio']:.1f} | {row['compile_seconds']:.1f} | {peak} "
-                f"| {row['deviation']:.0e} |"
+            rows.append(
+                [
+                    name,
+                    side,
+                    f"{median:.3g} ({low:.3g}-{high:.3g})",
+                    f"{row['cpu_seconds']['median']:.3g}",
+                    f"{row['ratio']:.2f}",
+                    f"{row['floor_ratio']:.1f}",
+                    f"{row['compile_seconds']:.1f}",
+                    f"{row['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in row else "",
+                    f"{row['deviation']:.0e}",
+                ]
             )
-    return "\n".join(lines)
+    return harness.markdown(columns, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", help="interpreter of an environment with neural-tangents")
+    parser = harness.arguments(__doc__, repeats=5, rounds=3, peer="neural-tangents")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls in every round")
-    parser.add_argument("--seconds", type=float, default=5, help="no further call after so many")
     parser.add_argument("--slow", type=float, default=10, help="one round for calls slower than it")
-    parser.add_argument("--time-limit", type=int, default=300, help="seconds for a process")
-    parser.add_argument("--memory-limit", type=float, default=16, help="GiB for a process")
+    measure.add_limits(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--measure", nargs=4, metavar=("NETWORK", "NPZ", "METHOD", "OUTPUTS"), help="one side"

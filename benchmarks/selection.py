@@ -8,7 +8,6 @@ are computed anew, from eigenvalues in float64. A second part repeats digits up 
 up to 300.
 """
 
-import argparse
 import statistics
 import time
 from typing import Any
@@ -118,9 +117,7 @@ def large(repeats: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    repeats = harness.arguments(__doc__, repeats=5).parse_args().repeats
     settings = {"pool": POOL, "size": SIZE, "widths": WIDTHS, "large_pool": LARGE_POOL}
     content = {"settings": settings, "small": small(repeats), "large": large(repeats)}
     print(harness.write("selection", content))

@@ -8,7 +8,6 @@ float32, which is timed, rounding may take an example across a threshold, and fr
 go their own ways; the results say when.
 """
 
-import argparse
 import itertools
 import json
 import sys
@@ -261,32 +260,26 @@ def compare(name: str, peer_python: str, rounds: int, repeats: int, seed: int) -
 
 def table(results: dict[str, Any]) -> str:
     """Markdown: a row for each side of each network."""
-    lines = [
-        "| network | side | updates/s (quartiles) | ratio | compile s | deviation in float64 "
-        "| in float32 (same steps) |",
-        "|-|-|-|-|-|-|-|",
-    ]
+    columns = "network", "side", "updates/s (quartiles)", "ratio", "compile s"
+    columns += "deviation in float64", "in float32 (same steps)"
+    rows = []
     for name, result in results.items():
         for side, row in result["sides"].items():
             spread = f"{row['median']:.0f} ({row['quartile_1']:.0f}-{row['quartile_3']:.0f})"
-            compiled = f"{row['compile_seconds']:.1f}" if "compile_seconds" in row else ""
-            double = single = ""
+            cells = [name, side, spread, f"{row['ratio']:.2f}"]
             if "agreement" in row:
-                double = f"{row['agreement']['float64']['deviation']:.0e}"
                 found = row["agreement"]["float32"]
-                single = f"{found['deviation']:.0e} ({found['same_steps']})"
-            lines.append(
-                f"| {name} | {side} | {spread} | {row['ratio']:.2f} | {compiled} "
-                f"| {double} | {single} |"
-            )
-    return "\n".join(lines)
+                cells += [
+                    f"{row['compile_seconds']:.1f}",
+                    f"{row['agreement']['float64']['deviation']:.0e}",
+                    f"{found['deviation']:.0e} ({found['same_steps']})",
+                ]
+            rows.append(cells)
+    return harness.markdown(columns, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", help="interpreter of an environment with torch")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=3, help="timed streams in every round")
+    parser = harness.arguments(__doc__, repeats=3, rounds=5, peer="torch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--networks", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument(

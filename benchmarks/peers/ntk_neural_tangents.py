@@ -43,11 +43,9 @@ def main() -> None:
     parser.add_argument("--double", action="store_true")
     parser.add_argument("--bridge", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--time-limit", type=int, default=300)
-    parser.add_argument("--memory-limit", type=float, default=16)
+    measure.add_limits(parser)
     options = parser.parse_args()
-    measure.limit(seconds=options.time_limit, gibibytes=options.memory_limit)
+    measure.limit(options)
 
     jax.config.update("jax_enable_x64", options.double)
     nt = neural_tangents(options.bridge)

@@ -29,6 +29,8 @@ from entropax.diffusion.random_classes import Rows, at_most, published_subsets, 
 from entropax.types import Array
 
 SCHEMES = ("permutation", "compat", "holevo")
+# The published code takes the entropy of at most so many points.
+PUBLISHED_POINTS = 10_000
 # Entropies of subsets, given by their rows, and their standard errors.
 Entropies = Callable[[Sequence[Rows]], tuple[np.ndarray, np.ndarray]]
 
@@ -115,7 +117,7 @@ def random_subset_information(
     num_repetitions: int = 5,
     key: Key[Array, ""] | None = None,
     seed: int | None = 0,
-    max_points: int | None = None,
+    max_points: int | None = PUBLISHED_POINTS,
     rounding: float = 0.0,
 ) -> MutualInformation:
     r"""The entropy that subsets lose by being a class.

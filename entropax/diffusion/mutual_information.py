@@ -38,8 +38,6 @@ from entropax.types import Array
 _EXACT = 2000
 # Which neighbour the rules "knn" and "adaptive" look at.
 _NEIGHBOURS = 10
-# The published code takes the entropy of at most so many points.
-_PUBLISHED_POINTS = 10_000
 
 
 def dsmi(
@@ -144,7 +142,6 @@ def dsmi(
         groups,
         scheme=scheme,
         seed=seed,
-        max_points=_PUBLISHED_POINTS,
         rounding=rounding_of(data),
         **shared,
     )

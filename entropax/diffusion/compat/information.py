@@ -21,9 +21,6 @@ from entropax.diffusion.information import random_subset_information
 from entropax.diffusion.mutual_information import dsmi
 from entropax.diffusion.subsets import subset_entropies
 
-# Entropies inside of mutual informations are those of at most so many points.
-_MAX_N = 10_000
-
 
 def diffusion_spectral_mutual_information(
     embedding_vectors: Any,
@@ -87,7 +84,6 @@ def diffusion_spectral_mutual_information(
         return random_subset_information(
             lambda subsets: (entropies(subsets), np.zeros(len(subsets))),
             groups,
-            max_points=_MAX_N,
             **shared,
         ).value
 
