@@ -31,6 +31,8 @@ from entropax.types import Array
 SCHEMES = ("permutation", "compat", "holevo")
 # The published code takes the entropy of at most so many points.
 PUBLISHED_POINTS = 10_000
+# Where random classes come so near to the maximum, nothing is left to compare.
+_NO_ROOM = 0.01
 # Entropies of subsets, given by their rows, and their standard errors.
 Entropies = Callable[[Sequence[Rows]], tuple[np.ndarray, np.ndarray]]
 
@@ -67,10 +69,13 @@ class MutualInformation(NamedTuple):
       stderr: standard error of the value, from the random subsets and from entropies that were
         sampled; 0 for a Holevo quantity whose entropies are all exact.
       adjusted: `(value - null_mean) / (maximum - null_mean)`, at most 1, and about 0 for classes
-        that tell nothing; 0 where there is no room, as with one class or points that are all equal.
+        that tell nothing; 0 where random classes come within 1 % of the maximum, which leaves no
+        room: with one class, points that are all equal, or a bandwidth so small that every point is
+        alone.
       maximum: the greatest value possible: $H(w)$ for a Holevo quantity; for random subsets their
         mean entropy, which only classes that are one point each would reach.
       null_mean: mean over random classes of the same sizes; 0 for random subsets by construction.
+        Random classes of a Holevo quantity count as shares of their own maximum, times `maximum`.
       null_std: standard deviation over random classes.
       z_score: the distance of the value from the null mean, in standard deviations of a difference
         between one class assignment and the mean over the random ones; 0 if both are equal,
@@ -78,7 +83,7 @@ class MutualInformation(NamedTuple):
       p_value: $(1 + \#\{\text{null} \ge \text{value}\}) / (1 + R)$: the probability, if classes
         told nothing, of a value this high. At least `1 / (1 + R)`.
       entropy: of all points together; None for random subsets, which do not need it.
-      null: `[r]` the values of random classes.
+      null: `[r]` the values of random classes, as in `null_mean`.
       classes: the table of the classes.
     """
 
@@ -223,14 +228,18 @@ def holevo_information(
         [[math.fsum(row_weights[rows]) for rows in partition] for partition in partitions]
     )
     chi = entropy - np.sum(weights * values, axis=1)
-    maximum = _shannon(weights[0])
-    value = min(max(float(chi[0]), 0.0), maximum) if bounded else float(chi[0])
+    highest = np.array([_shannon(row) for row in weights])
+    if bounded:
+        chi = np.clip(chi, 0, highest)
+    # Where some points weigh more than others, random classes differ from the real ones in what
+    # they could reach at most; what they do reach counts as a share of that.
+    shares = np.divide(chi[1:], highest[1:], where=highest[1:] > 0, out=np.zeros(len(chi) - 1))
     noise = math.sqrt(np.sum(np.square(weights[0] * errors[0])))
     return _summary(
-        value=value,
+        value=float(chi[0]),
         stderr=math.hypot(stderr, noise),
-        maximum=maximum,
-        null=chi[1:],
+        maximum=float(highest[0]),
+        null=shares * highest[0],
         entropy=entropy,
         table=_table(classes, weights[0], values),
         rounding=rounding,
@@ -312,7 +321,7 @@ def _summary(
     return MutualInformation(
         value=value,
         stderr=stderr,
-        adjusted=excess / room if room > rounding else 0.0,
+        adjusted=excess / room if room > max(rounding, _NO_ROOM * maximum) else 0.0,
         maximum=maximum,
         null_mean=null_mean,
         null_std=null_std,

@@ -2,15 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
 from entropax.types import Array
 
 
 def linear_probe(
-    x: Float[Array, "n d"],
-    labels: Int[Array, " n"],
-    x_test: Float[Array, "m d"],
+    x: Float[Array, "n d"] | Float[np.ndarray, "n d"],
+    labels: Int[Array, " n"] | Int[np.ndarray, " n"],
+    x_test: Float[Array, "m d"] | Float[np.ndarray, "m d"],
     *,
     num_classes: int,
     ridge: float = 3e-2,
@@ -46,6 +47,7 @@ def linear_probe(
     """
     if not ridge > 0:
         raise ValueError(f"`ridge` must be positive, got {ridge}.")
+    x, x_test = jnp.asarray(x), jnp.asarray(x_test)
     n, d = x.shape
     mean = jnp.mean(x, axis=0)
     x, x_test = x - mean, x_test - mean

@@ -140,3 +140,16 @@ def test_large_blocks_are_sampled(storage, t):
     assert errors[0] == 0
     assert np.all(errors[1:] > 0)
     np.testing.assert_allclose(sampled, exact, atol=0.02)
+
+
+@pytest.mark.parametrize(("sigma", "adjusted"), [(20.0, 1.0), (1.0, 0.0)])
+def test_a_class_that_is_much_denser_than_the_others(sigma, adjusted):
+    # Its rows have a small trace, so that random classes, all alike, could reach more than these.
+    rng = np.random.default_rng(0)
+    y = np.arange(160) % 4
+    z = rng.normal(size=(160, 32)) * np.where(y == 0, 0.3, 3.0)[:, None]
+    z += 200 * np.eye(4, 32)[y]
+    information = dsmi(z.astype(np.float32), y, sigma=sigma, scheme="holevo", num_repetitions=5)
+    # At the small bandwidth only the points of the dense class are not alone.
+    assert information.adjusted == pytest.approx(adjusted, abs=1e-3)
+    assert information.null_mean <= information.maximum + 1e-6
