@@ -1,11 +1,20 @@
-"""The README's Python runs as it stands, from top to bottom."""
+"""The Python of the README and the docs runs as it stands, from top to bottom."""
 
 import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def run_blocks(text):
+    namespace = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(code, "README.md", "exec"), namespace)
+    return namespace
 
 
 def test_two_set_up_commands():
@@ -15,18 +24,29 @@ def test_two_set_up_commands():
 
 
 def test_examples(capsys):
-    namespace = {}
-    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(compile(code, "README.md", "exec"), namespace)
-    printed = capsys.readouterr().out
-    interval, *entropies = printed.splitlines()
+    namespace = run_blocks(README)
+    interval, *printed = capsys.readouterr().out.splitlines()
+    entropies, measured, tracked = printed[:3], printed[3:5], printed[5:]
     assert re.fullmatch(r"[\d.]+%, 90 % interval [\d.]+% to [\d.]+%", interval)
     # Those that the text tells, but for the rounding of another machine.
     told = [float(number) for number in re.findall(r"0\.\d+", README.split("It prints")[1])[:3]]
     np.testing.assert_allclose([float(line) for line in entropies], told, atol=0.0021)
+    told = re.findall(r"[\d.]+ nats, adjusted [\d.]+", README.split("It prints")[2])
+    for line, expected in zip(measured, told, strict=True):
+        numbers = [[float(x) for x in re.findall(r"[\d.]+", text)] for text in (line, expected)]
+        # Training differs in its last digits from machine to machine.
+        np.testing.assert_allclose(*numbers, atol=0.1)
+    assert len(tracked) == 2
+    assert "adjusted_labels" in tracked[0]
     estimate = namespace["estimate"]
     assert 0.5 < estimate.value < 1
     assert estimate.upper - estimate.lower < 0.9
     assert estimate.target == "batch_statistics"
     assert bool(namespace["infos"].stepped.all())
     assert namespace["infos"].logits.shape == (10, 48, 10)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_docs(page, capsys):
+    run_blocks(page.read_text())
+    assert "nan" not in capsys.readouterr().out

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int, Key
 
 from entropax import spectra
 from entropax.diffusion.entropy import dse, dse_estimate
-from entropax.diffusion.points import check_kernel, is_traced, points, scaled
-from entropax.diffusion.sampling import Lanczos
+from entropax.diffusion.points import check_kernel, is_definite, is_unknown, points, scaled
+from entropax.diffusion.sampling import Lanczos, lanczos_for
 from entropax.diffusion.spectral import (
     Estimate,
     check_time_and_order,
@@ -103,7 +103,8 @@ def adjacency_entropy(
     """
     _check(kernel, sigma, neighbours, symmetric, order, method, where)
     if kernel == "anisotropic":
-        return dse(x, sigma=sigma, order=order, method=method, key=key, where=where)
+        options: dict[str, Any] = {"neighbours": neighbours, "method": method, "where": where}
+        return dse(x, sigma=sigma, order=order, key=key, **options)
     if method != "exact":
         return jnp.asarray(_sampled(x, sigma, neighbours, order, method, key, where).value)
     spectrum = _spectrum(x, sigma, kernel, neighbours, symmetric, where)
@@ -146,7 +147,8 @@ def adjacency_estimate(
     """
     _check(kernel, sigma, neighbours, symmetric, order, method, where)
     if kernel == "anisotropic":
-        return dse_estimate(x, sigma=sigma, order=order, method=method, key=key, where=where)
+        options: dict[str, Any] = {"neighbours": neighbours, "method": method, "where": where}
+        return dse_estimate(x, sigma=sigma, order=order, key=key, **options)
     if method != "exact":
         return _sampled(x, sigma, neighbours, order, method, key, where)
     return estimate(_spectrum(x, sigma, kernel, neighbours, symmetric, where), order=order)
@@ -165,6 +167,11 @@ def _check(
         raise ValueError(f'`method` must be "exact", "slq" or Lanczos(...), got {method!r}.')
     if kernel == "knn" and method != "exact":
         raise ValueError(f"The graph of neighbours is solved exactly, got method {method!r}.")
+    if kernel != "knn" and method != "exact" and not is_definite("gaussian", sigma):
+        raise ValueError(
+            f"The method {method!r} samples spectra without negative eigenvalues, which a "
+            'bandwidth for each point does not promise; take method="exact".'
+        )
     if kernel == "knn" and not symmetric and where is not None:
         raise ValueError(
             "A directed graph is solved on the host, for points that all count; pass x[where]."
@@ -182,7 +189,7 @@ def _spectrum(
         return _gaussian(x, number, where, rule=rule, neighbours=neighbours)
     if symmetric:
         return _graph(x, where, neighbours=neighbours)
-    if is_traced(x):
+    if is_unknown(x):
         raise ValueError(
             "The eigenvalues of a directed graph are found on the host, not inside `jit`, `grad` "
             "or `vmap`; symmetric=True can be."
@@ -265,7 +272,7 @@ def _exponents(
 def _sampled(
     x: Any, sigma: Any, neighbours: int, order: float, method: Any, key: Any, where: Any
 ) -> Estimate:
-    if is_traced((x, sigma, where)) or where is not None:
+    if is_unknown((x, sigma, where)) or where is not None:
         raise ValueError(
             "Spectra are sampled of known points that all count, without `where` and not under "
             'jit, grad or vmap; take method="exact" there.'
@@ -274,7 +281,7 @@ def _sampled(
     rule = sigma if isinstance(sigma, str) else None
     number = None if rule else jnp.asarray(sigma, x.dtype)
     near = scaled(x, number, rule, neighbours=neighbours)
-    settings = method if isinstance(method, Lanczos) else Lanczos()
+    settings = method if isinstance(method, Lanczos) else lanczos_for(len(x))
     key = jax.random.key(0) if key is None else key
     sampled = _lanczos(key, near.x, near.sigma, order=float(order), settings=settings)
     walk = Spectrum(None, None, len(x), near.original, "slq, matrix-free")

@@ -52,7 +52,7 @@ def adjacency_mutual_information(
       sigma: bandwidth of the two Gaussian kernels, found once from all points.
       kernel: "gaussian", "anisotropic" (`dsmi` at `t = 1`) or "knn".
       neighbours: nearest points of the graph, the point itself included. In a class of fewer
-        points, all of them, with a warning.
+        points, all of them, with a warning. Of the rules for `sigma`, which neighbour.
       symmetric: whether a link of the graph counts in both directions; not in the published code.
       scheme: as for `dsmi`, like all that follows.
       num_repetitions: random classes to compare with.
@@ -78,7 +78,7 @@ def adjacency_mutual_information(
     check_scheme(scheme)
     data, groups = points_and_classes(z, y)
     if kernel == "anisotropic":
-        return dsmi(data, groups, sigma=sigma, method="exact", **options)
+        return dsmi(data, groups, sigma=sigma, neighbours=neighbours, method="exact", **options)
     if kernel == "knn":
         if scheme == "holevo":
             raise ValueError(
@@ -95,7 +95,7 @@ def adjacency_mutual_information(
             )
     rows: Any = data
     if kernel == "gaussian" and sigma is not None:
-        rows = in_bandwidths(*with_bandwidth(data, sigma))
+        rows = in_bandwidths(*with_bandwidth(data, sigma, neighbours))
     # Without a bandwidth, or with an unknown kernel, `adjacency_entropy` says what is wrong.
     entropy_fn = _adjacency_entropy(kernel, neighbours, sigma is not None, isinstance(rows, tuple))
 
@@ -113,11 +113,11 @@ def adjacency_mutual_information(
 def _adjacency_entropy(
     kernel: str, neighbours: int, has_sigma: bool, adaptive: bool
 ) -> Callable[..., Float[Array, ""]]:
-    shared: dict[str, Any] = {"kernel": kernel, "neighbours": neighbours}
-
     def entropy_fn(rows: Any, where: Bool[Array, " k"]) -> Float[Array, ""]:
         x, sigma = rows if adaptive else (rows, 1.0 if has_sigma else None)
-        return adjacency_entropy(x, sigma=sigma, where=where, **shared)
+        # A class may be smaller than that: all of it are neighbours then.
+        near = min(neighbours, len(x))
+        return adjacency_entropy(x, sigma=sigma, kernel=kernel, neighbours=near, where=where)
 
     return entropy_fn
 

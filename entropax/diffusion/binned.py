@@ -37,7 +37,7 @@ def binned_entropy(
       ValueError: if `num_bins` is less than 1, `x` is empty, or not all of it, and of its range,
         is finite.
 
-    Reference: the baseline in section 4 of C. Liao et al., "Assessing neural network
+    Reference: the baseline in section 4 of D. Liao et al., "Assessing neural network
     representations during training using noise-resilient diffusion spectral entropy" (2023).
 
     >>> binned_entropy(np.array([[0.0, 0.0], [0.1, 0.0], [1.0, 5.0], [0.9, 5.0]]), num_bins=2)

@@ -76,6 +76,8 @@ def classes(
     if labels.dtype.kind not in "biufUSO":
         raise ValueError(f"`y` must hold labels, numbers or strings, got the type {labels.dtype}.")
     numeric = labels.dtype.kind in "biuf"
+    if any(label is None or label != label for label in _objects(y, labels)):
+        raise ValueError("`y` must have no missing labels, got None or NaN; drop those examples.")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise ValueError("`y` must be finite, got NaN or infinity; drop or impute those examples.")
     labels = labels.reshape(len(labels), -1)
@@ -87,6 +89,13 @@ def classes(
             discrete = column.dtype.kind != "f" or bool(np.all(column == np.round(column)))
         return _distinct(column) if discrete else _binned(column.astype(np.float64), num_bins)
     return _distinct(labels) if discrete else cluster_reference(labels, num_clusters=num_clusters)
+
+
+def _objects(y: Any, labels: np.ndarray) -> np.ndarray:
+    """Labels of which one may be missing, as they came: NumPy makes a NaN among strings a name."""
+    if labels.dtype.kind in "US" and not isinstance(y, np.ndarray):
+        labels = np.asarray(y, object)
+    return labels.ravel() if labels.dtype.kind == "O" else labels[:0]
 
 
 def _distinct(labels: np.ndarray) -> Classes:

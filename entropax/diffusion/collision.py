@@ -15,18 +15,19 @@ from entropax.kernels.diffusion import check_alpha, diffusion_products, diffusio
 from entropax.types import Array
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "alpha", "neighbours", "stored", "mesh"))
+@functools.partial(jax.jit, static_argnames=("rule", "neighbours", "stored", "mesh"))
 def _traces(
     x: Float[Array, "n d"],
     number: Array | None,
+    exponent: Array | None,
     where: Bool[Array, " n"] | None,
     *,
     rule: str | None,
-    alpha: float,
     neighbours: int,
     stored: bool,
     mesh: jax.sharding.Mesh | None,
 ) -> Spectrum:
+    alpha = 0.0 if exponent is None else exponent
     near = scaled(x, number, rule, neighbours=neighbours, where=where)
     n = jnp.asarray(len(x)) if where is None else jnp.sum(where)
     if stored:
@@ -42,7 +43,7 @@ def traces(
     x: Any,
     *,
     sigma: float | str | Array | None,
-    alpha: float = 0.0,
+    alpha: float | Array = 0.0,
     kernel: str = "gaussian",
     neighbours: int = 10,
     method: str = "exact",
@@ -62,13 +63,14 @@ def traces(
         )
     data = points(x, where)
     rule = sigma if isinstance(sigma, str) else None
+    uncorrected = isinstance(alpha, int | float) and alpha == 0
     stored = where is not None or fits(len(data), data.dtype, memory)
     return _traces(
         data,
         None if rule else jnp.asarray(sigma, data.dtype),
+        None if uncorrected else jnp.asarray(alpha, data.dtype),
         where,
         rule=rule,
-        alpha=float(alpha),
         neighbours=neighbours,
         stored=stored,
         mesh=mesh,

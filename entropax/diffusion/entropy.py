@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from entropax.diffusion.collision import collision, traces
-from entropax.diffusion.points import is_definite, is_traced
+from entropax.diffusion.points import is_definite, is_unknown
 from entropax.diffusion.spectral import (
     TRACED,
     Estimate,
@@ -115,7 +115,7 @@ def dse_estimate(
     'exact'
     """
     check_time_and_order(t, order)
-    if is_traced((x, t)):
+    if is_unknown((x, t, options)):
         raise ValueError(TRACED)
     if _from_traces(t, order, sigma, options):
         walk = traces(x, sigma=sigma, **options)

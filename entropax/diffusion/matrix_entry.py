@@ -1,13 +1,14 @@
 """The entropy of the entries of a diffusion operator, which needs no eigenvalues."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
 from entropax import entropy
-from entropax.diffusion.points import points
-from entropax.kernels.bandwidth import bandwidth
+from entropax.diffusion.points import check_kernel, points, scaled
 from entropax.kernels.diffusion import check_alpha
 from entropax.kernels.gaussian import centred, squared_distances
 from entropax.types import Array
@@ -21,6 +22,7 @@ def matrix_entry_entropy(
     *,
     sigma: float | str | Array,
     alpha: float = 0.5,
+    neighbours: int = 10,
     where: Bool[Array, " n"] | None = None,
     block_size: int | None = None,
 ) -> Float[Array, ""]:
@@ -42,6 +44,7 @@ def matrix_entry_entropy(
       sigma: bandwidth, a positive number, one for each point, or a rule: see `kernels.bandwidth`.
       alpha: how much of the density of the points is divided out, from 0 (none) to 1 (all). The
         published code takes 1/2 here, though 0 for the spectral entropy.
+      neighbours: which neighbour counts, for sigma="knn" and "adaptive".
       where: `[n]` points that count.
       block_size: rows of `P` at a time; as many as give 16 million entries by default.
 
@@ -61,24 +64,49 @@ def matrix_entry_entropy(
     0.6931471824645996
     """
     check_alpha(alpha)
+    check_kernel("gaussian", sigma, neighbours)
     if block_size is not None and block_size < 1:
         raise ValueError(f"`block_size` must be at least 1, got {block_size}.")
     x = points(x, where)
+    rule = sigma if isinstance(sigma, str) else None
+    uncorrected = isinstance(alpha, int | float) and alpha == 0
+    return _entropy(
+        x,
+        None if rule else jnp.asarray(sigma, x.dtype),
+        None if uncorrected else jnp.asarray(alpha, x.dtype),
+        where,
+        rule=rule,
+        neighbours=neighbours,
+        size=min(block_size or max(_ENTRIES // len(x), 1), len(x)),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "neighbours", "size"))
+def _entropy(
+    x: Float[Array, "n d"],
+    number: Array | None,
+    alpha: Array | None,
+    where: Bool[Array, " n"] | None,
+    *,
+    rule: str | None,
+    neighbours: int,
+    size: int,
+) -> Float[Array, ""]:
+    """In blocks of `size` rows; `alpha` None is 0."""
+    near = scaled(x, number, rule, neighbours=neighbours, where=where)
     n = len(x)
     counts = jnp.ones(n, bool) if where is None else where
     number = jnp.sum(counts)
     safe_number = jnp.maximum(number, 1).astype(x.dtype)
-    widths = jnp.broadcast_to(bandwidth(x, sigma, where=where), (n,))
+    widths = jnp.broadcast_to(near.sigma, (n,))
     widths = jnp.where(counts, widths, 1)
-    x = centred(x, where)[0]
-
-    size = min(block_size or max(_ENTRIES // n, 1), n)
+    x = centred(near.x, where)[0]
     rows = jnp.pad(jnp.arange(n), (0, -n % size), constant_values=-1).reshape(-1, size)
 
     def exponents(block: Array) -> Array:
         squares = squared_distances(x[block], x)
         squares = jnp.where(block[:, None] == jnp.arange(n), 0, squares)  # rounding, otherwise
-        return -squares / (2 * widths[block, None] * widths)
+        return squares / (-2 * widths[block, None]) / widths
 
     @jax.checkpoint
     def log_degrees_of(block: Array) -> Array:
@@ -86,11 +114,11 @@ def matrix_entry_entropy(
 
     @jax.checkpoint
     def entropies_of(block: Array) -> Array:
-        return entropy.softmax_entropy(exponents(block) - alpha * log_degrees, where=counts)
+        return entropy.softmax_entropy(exponents(block) - correction, where=counts)
 
-    log_degrees = 0.0
-    if alpha != 0:
-        log_degrees = jax.lax.map(log_degrees_of, rows).reshape(-1)[:n]
+    correction: float | Array = 0.0
+    if alpha is not None:
+        correction = alpha * jax.lax.map(log_degrees_of, rows).reshape(-1)[:n]
     entropies = jax.lax.map(entropies_of, rows).reshape(-1)[:n]
     mean = jnp.sum(jnp.where(counts, entropies, 0)) / safe_number
     return jnp.where(number > 0, jnp.log(safe_number) + mean, 0)

@@ -36,8 +36,6 @@ from entropax.types import Array
 
 # Subsets of up to so many points are solved exactly, in batches, unless `method` says otherwise.
 _EXACT = 2000
-# Which neighbour the rules "knn" and "adaptive" look at.
-_NEIGHBOURS = 10
 
 
 def dsmi(
@@ -47,6 +45,7 @@ def dsmi(
     sigma: float | str | Array | None,
     t: float = 1.0,
     alpha: float = 0.0,
+    neighbours: int = 10,
     scheme: str = "permutation",
     num_repetitions: int = 5,
     key: Key[Array, ""] | None = None,
@@ -77,6 +76,7 @@ def dsmi(
       sigma: bandwidth, a number (10 in the published studies) or a rule: see `kernels.bandwidth`.
       t: the diffusion time.
       alpha: how far the density of the points is divided out.
+      neighbours: which neighbour counts, for sigma="knn" and "adaptive".
       scheme: "permutation", "compat" or "holevo".
       num_repetitions: random classes, or subsets for each class, to compare with; 19 for a p-value
         of 0.05.
@@ -89,8 +89,8 @@ def dsmi(
 
     Returns:
       The information with its null distribution and a table of the classes. A class of one point
-      has the entropy 0. One class tells nothing: everything is 0. Neither do classes of points that
-      are all equal.
+      has the entropy 0. One class tells nothing: the value is 0, adjusted or not, and its p-value
+      1. Neither do classes of points that are all equal.
 
     Raises:
       ValueError: if `z` and `y` differ in length, a number is NaN, or an option is out of its
@@ -108,7 +108,7 @@ def dsmi(
     check_scheme(scheme)
     check_repetitions(num_repetitions)
     data, groups = points_and_classes(z, y)
-    data, widths = with_bandwidth(data, sigma)
+    data, widths = with_bandwidth(data, sigma, neighbours)
     shared: dict[str, Any] = {"num_repetitions": num_repetitions, "key": key}
     if scheme == "holevo":
         return _holevo(data, groups, widths, t, alpha, method, memory, **shared)
@@ -169,13 +169,13 @@ def _diffusion_entropy(
 
 
 def with_bandwidth(
-    data: Float[Array, "n d"], sigma: float | str | Array | None
+    data: Float[Array, "n d"], sigma: float | str | Array | None, neighbours: int
 ) -> tuple[Float[Array, "n d"], Float[Array, " *n"]]:
     """Points and their bandwidth in a unit that keeps squares of distances in range."""
-    check_kernel("gaussian", sigma, _NEIGHBOURS)
+    check_kernel("gaussian", sigma, neighbours)
     rule = sigma if isinstance(sigma, str) else None
     number = None if rule else jnp.asarray(sigma, data.dtype)
-    x, widths, _ = scaled(data, number, rule, neighbours=_NEIGHBOURS)
+    x, widths, _ = scaled(data, number, rule, neighbours=neighbours)
     return centred(x)[0], widths
 
 

@@ -33,6 +33,11 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def is_unknown(tree: Any) -> bool:
+    """Whether what is computed from these arrays is not known yet: one is traced, or all is."""
+    return is_traced((tree, jnp.zeros(())))
+
+
 def is_definite(kernel: str, sigma: Any) -> bool:
     """Whether no eigenvalue of the walk can be negative."""
     scalar = sigma != "adaptive" if isinstance(sigma, str) else np.ndim(sigma) == 0
@@ -70,22 +75,25 @@ def points(x: Any, where: Any = None) -> Float[Array, "n d"]:
     A NumPy array is centred in float64 before, so that float32 does not see an offset.
 
     Raises:
-      ValueError: if `x` is not a matrix, has no rows, or in a row that counts a number that is NaN,
-        infinite or too large; if `where` does not fit.
+      ValueError: if `x` is not a real matrix, is empty, or has in a row that counts a number that
+        is NaN, infinite or too large; if `where` does not fit.
     """
     if np.ndim(x) != 2:
         raise ValueError(
             f"`x` must be points [n, d], one row each, got the shape {np.shape(x)}; flatten the "
             "features of a point with x.reshape(len(x), -1)."
         )
-    if len(x) == 0:
-        raise ValueError(f"There are no points: `x` has the shape {np.shape(x)}.")
+    if np.size(x) == 0:
+        raise ValueError(f"There are no points, or no features: `x` has the shape {np.shape(x)}.")
+    if jnp.issubdtype(getattr(x, "dtype", float), jnp.complexfloating):
+        raise ValueError("`x` must be real, got complex numbers; pass real and imaginary parts.")
     if where is not None and np.shape(where) != (len(x),):
         raise ValueError(f"`where` must be [{len(x)}], one for each point, got {np.shape(where)}.")
     data = jnp.asarray(_centred(x, where) if isinstance(x, np.ndarray) else x)
     data = data.astype(jnp.promote_types(data.dtype, jnp.float32))
-    if not is_traced((x, where)):
-        wrong = ~np.asarray(jnp.all(jnp.isfinite(data), axis=1))
+    finite = jnp.all(jnp.isfinite(data), axis=1)
+    if not is_traced((finite, where)):
+        wrong = ~np.asarray(finite)
         wrong &= True if where is None else np.asarray(where)
         if wrong.any():
             raise ValueError(
@@ -122,6 +130,8 @@ def scaled(
     The walk depends on their ratio alone, but squares of numbers beyond 1e19 are infinite in
     float32, and those below 1e-19 are nearly 0.
     """
+    if rule is None:
+        check_sigma(sigma, where, n=len(x))
     counts = jnp.isfinite(x) if where is None else jnp.isfinite(x) & where[:, None]
     largest = jax.lax.stop_gradient(jnp.max(jnp.where(counts, jnp.abs(x), 0), initial=0))
     unit = jnp.ldexp(jnp.ones((), x.dtype), -jnp.clip(jnp.frexp(largest)[1], -120, 120))

@@ -7,7 +7,8 @@
 """
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+import numpy as np
+from jaxtyping import Bool, Float, Num
 
 from entropax import entropy, spectra
 from entropax.types import Array
@@ -17,7 +18,9 @@ from entropax.types import Array
 _NOISE = 10
 
 
-def rank_me(x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None) -> Float[Array, ""]:
+def rank_me(
+    x: Num[Array, "n d"] | Num[np.ndarray, "n d"], *, where: Bool[Array, " n"] | None = None
+) -> Float[Array, ""]:
     r"""RankMe: the effective rank of a matrix of features, from its singular values.
 
     $$\exp\Big(-\sum_k p_k \ln p_k\Big), \qquad p_k = \sigma_k \Big/ \sum_j \sigma_j.$$
@@ -43,7 +46,7 @@ def rank_me(x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None) -
     >>> round(float(rank_me(3.0 * jnp.eye(5)[:, :4])), 5)
     4.0
     """
-    x = _counted(x, where)
+    x = counted(x, where)
     finite = jnp.all(jnp.isfinite(x))
     singular = jnp.linalg.svd(jnp.where(finite, x, 0), compute_uv=False)
     noise = _NOISE * jnp.finfo(x.dtype).eps * singular[0]
@@ -52,7 +55,7 @@ def rank_me(x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None) -
 
 
 def covariance_spectrum(
-    x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None
+    x: Num[Array, "n d"] | Num[np.ndarray, "n d"], *, where: Bool[Array, " n"] | None = None
 ) -> Float[Array, " k"]:
     r"""Eigenvalues of the covariance of features, by the smaller of two matrices.
 
@@ -71,7 +74,7 @@ def covariance_spectrum(
     >>> covariance_spectrum(x).round(5).tolist()
     [0.0, 0.0, 6.0]
     """
-    x = _counted(x, where)
+    x = counted(x, where)
     counts = jnp.ones(len(x), bool) if where is None else where
     number = jnp.maximum(jnp.sum(counts), 1).astype(x.dtype)
     centred = jnp.where(counts[:, None], x - jnp.sum(x, axis=0) / number, 0)
@@ -95,8 +98,12 @@ def gram_spectrum(x: Float[Array, "n d"]) -> Float[Array, " k"]:
     return spectra.eigvals(jnp.matmul(wide, wide.T, precision="highest"))
 
 
-def _counted(x: Float[Array, "n d"], where: Bool[Array, " n"] | None) -> Float[Array, "n d"]:
-    """The features with zeros where they do not count."""
-    if x.size == 0:
-        raise ValueError(f"`x` must hold features [n, d], got none, of shape {x.shape}.")
-    return x if where is None else jnp.where(where[:, None], x, 0)
+def counted(
+    x: Num[Array, "n d"] | Num[np.ndarray, "n d"], where: Bool[Array, " n"] | None
+) -> Float[Array, "n d"]:
+    """The features with zeros where they do not count, in float32 at least."""
+    if np.ndim(x) != 2 or np.size(x) == 0:
+        raise ValueError(f"`x` must hold features [n, d], got the shape {np.shape(x)}.")
+    x = jnp.asarray(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if where is None else jnp.where(jnp.asarray(where)[:, None], x, 0)

@@ -37,6 +37,11 @@ class Lanczos(NamedTuple):
     block_size: int = 512
 
 
+def lanczos_for(n: int) -> Lanczos:
+    """Settings that suit any number of points, few of them included."""
+    return Lanczos(num_deflated=min(Lanczos().num_deflated, n // 4))
+
+
 class Sampled(NamedTuple):
     """A sampled spectrum of the residual, and what is known of it exactly.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from entropax.diffusion.points import is_traced
+from entropax.diffusion.points import is_traced, is_unknown
 from entropax.diffusion.spectrum import Spectrum
 from entropax.spectra import Quadrature, SpectralEstimate, spectral_estimate
 from entropax.types import Array
@@ -127,6 +127,8 @@ def _estimate(
 
 
 def _estimates(spectrum: Spectrum, t: Any, order: float) -> tuple[Array, Array, Array, Array]:
+    if np.ndim(t) != 0:
+        raise ValueError(f"`t` must be one number, got {np.shape(t)}; `profile` takes many times.")
     dtype = jnp.result_type(*jax.tree.leaves(spectrum.moments))
     time = jnp.asarray(t, dtype)
     return _estimate(spectrum.residual, spectrum.moments, spectrum.n, time, float(order))
@@ -192,7 +194,7 @@ def estimate(
     1.0
     """
     check_time_and_order(t, order)
-    if is_traced((spectrum, t)):
+    if is_unknown((spectrum, t)):
         raise ValueError(TRACED)
     return in_numbers(spectrum, [float(part) for part in _estimates(spectrum, t, order)])
 
@@ -235,4 +237,6 @@ def profile(
     [2.0794, 1.7638]
     """
     check_time_and_order(ts, order)
+    if np.ndim(ts) != 1:
+        raise ValueError(f"`ts` must be several times [k], got the shape {np.shape(ts)}.")
     return jax.vmap(lambda t: _estimates(spectrum, t, order)[0])(jnp.asarray(ts))

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Key
 
 from entropax import spectra
 from entropax.diffusion.cache import SpectrumCache, identify
-from entropax.diffusion.points import check_kernel, is_definite, is_traced, points, scaled
-from entropax.diffusion.sampling import Lanczos, sample, with_storage
+from entropax.diffusion.points import check_kernel, is_definite, is_unknown, points, scaled
+from entropax.diffusion.sampling import Lanczos, lanczos_for, sample, with_storage
 from entropax.kernels.diffusion import check_alpha, diffusion_residual, symmetric_normalised
 from entropax.kernels.neighbours import neighbour_graph
 from entropax.spectra import Quadrature
@@ -110,7 +110,7 @@ def _settings(n: int, method: str | Lanczos, definite: bool) -> Lanczos | None:
                 UserWarning,
                 stacklevel=3,
             )
-        settings = Lanczos(num_deflated=min(Lanczos().num_deflated, n // 4))
+        settings = lanczos_for(n)
         if n == 1:
             return None
     elif method in ("auto", "exact"):
@@ -223,7 +223,7 @@ def spectrum(
     check_alpha(alpha)
     check_kernel(kernel, sigma, neighbours)
     data = points(x, where)
-    n, unknown = len(data), is_traced((x, sigma, alpha, where))
+    n, unknown = len(data), is_unknown((x, sigma, alpha, where))
     settings = None
     if method != "auto" or not (unknown or where is not None):
         settings = _settings(n, method, is_definite(kernel, sigma))

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 
 from entropax import entropy, spectra
 from entropax.diffusion.adjacency import adjacency_entropy
-from entropax.diffusion.rank import gram_spectrum
+from entropax.diffusion.rank import counted, gram_spectrum
 from entropax.types import Array
 
 
@@ -15,6 +15,7 @@ def vendi_score(
     x: Array | np.ndarray,
     *,
     sigma: float | str | Array,
+    neighbours: int = 10,
     order: float = 1.0,
     where: Bool[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
@@ -28,6 +29,7 @@ def vendi_score(
     Args:
       x: `[n, d]` points.
       sigma: width of the Gaussian, a positive number or a rule: see `kernels.bandwidth`.
+      neighbours: which neighbour counts, for sigma="knn" and "adaptive".
       order: order `q` of the Renyi entropy, from 0 to `math.inf`; 1 for Shannon. Lower orders give
         more weight to what is rare.
       where: `[n]` points that count.
@@ -46,7 +48,9 @@ def vendi_score(
     >>> round(float(vendi_score(jnp.array([[0.0], [0.0], [100.0], [100.0]]), sigma=1.0)), 5)
     2.0
     """
-    return jnp.exp(adjacency_entropy(x, sigma=sigma, order=order, where=where))
+    return jnp.exp(
+        adjacency_entropy(x, sigma=sigma, neighbours=neighbours, order=order, where=where)
+    )
 
 
 def vendi_score_of_kernel(
@@ -93,7 +97,7 @@ def vendi_score_of_kernel(
 
 
 def cosine_vendi_score(
-    x: Float[Array, "n d"],
+    x: Num[Array, "n d"] | Num[np.ndarray, "n d"],
     *,
     order: float = 1.0,
     where: Bool[Array, " n"] | None = None,
@@ -123,8 +127,7 @@ def cosine_vendi_score(
     >>> round(float(cosine_vendi_score(x)), 5)
     2.0
     """
-    if where is not None:
-        x = jnp.where(where[:, None], x, 0)
+    x = counted(x, where)
     largest = jnp.max(jnp.abs(x), axis=1, keepdims=True)
     x = x / jnp.where(largest == 0, 1, jax.lax.stop_gradient(largest))
     squares = jnp.sum(jnp.square(x), axis=1, keepdims=True)

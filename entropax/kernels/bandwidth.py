@@ -39,7 +39,8 @@ def bandwidth(
     `neighbours` copies of itself takes the least $s_i$ of the others. If all points are equal, the
     bandwidth is 1; the kernel is 1 then whatever it is.
 
-    It runs under `jit`, and its gradient is that of the distances it is made of.
+    It runs under `jit`, outside of which "knn" and "adaptive" are compiled at each call. Its
+    gradient is that of the distances it is made of.
 
     Args:
       x: `[n, d]` points.
@@ -62,7 +63,7 @@ def bandwidth(
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     real = jnp.ones(len(x), bool) if where is None else jnp.asarray(where)
     if not isinstance(sigma, str):
-        check_sigma(sigma, where)
+        check_sigma(sigma, where, n=len(x))
         return jnp.asarray(sigma, x.dtype)
     if sigma not in RULES:
         raise ValueError(f"`sigma` must be a positive number or one of {RULES}, got {sigma!r}.")
@@ -99,6 +100,7 @@ def _median_positive(values: Float[Array, "*shape"]) -> Float[Array, ""]:
     return jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, median)
 
 
+@jax.jit
 def _smallest(values: Float[Array, "*shape"], rank: Int[Array, ""]) -> Float[Array, ""]:
     """The number of a rank, from 0, among numbers of at least 0.
 

@@ -128,7 +128,7 @@ def diffusion_residual(
 
 def _exponents(x: Any, sigma: Any, where: Any) -> Float[Array, "n n"]:
     """Of the kernel: what is in the exponential; anything finite in padding."""
-    check_sigma(sigma, where)
+    check_sigma(sigma, where, n=len(x))
     squares = squared_distances(x, where=where)
     sigma = jnp.asarray(sigma, squares.dtype)
     if sigma.ndim == 0:

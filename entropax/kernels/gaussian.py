@@ -124,8 +124,15 @@ def _products(y1: Float[Array, "n d"], y2: Float[Array, "m d"]) -> Float[Array, 
     return jnp.matmul(y1, y2.T, precision="highest")
 
 
-def check_sigma(sigma: Any, where: Any = None) -> None:
-    """Raise a ValueError unless every bandwidth is a positive number; a traced one passes."""
+def check_sigma(sigma: Any, where: Any = None, *, n: int | None = None) -> None:
+    """Raise a ValueError unless every bandwidth is a positive number; a traced one passes.
+
+    If the number of points is known, there must be one for all or one for each.
+    """
+    if n is not None and np.shape(sigma) not in ((), (n,)):
+        raise ValueError(
+            f"`sigma` must be one number or [{n}], one for each point, got {np.shape(sigma)}."
+        )
     if any(isinstance(value, jax.core.Tracer) for value in (sigma, where)):
         return
     widths = np.asarray(sigma)

@@ -50,6 +50,7 @@ def neighbour_distances(
 
     Neighbours are found with one product of matrices, in blocks of rows and bounded memory. The
     distances to those found are differences of the points themselves, exact whatever the scale.
+    Call it under `jit`; outside it is compiled at each call.
 
     Args:
       x: `[n, d]` points.
@@ -97,6 +98,7 @@ def neighbour_graph(
 
     A point is the first of its own neighbours, as in the published code of the diffusion entropy.
     All that are equally far are linked; when more than 16 of them are, those within rounding too.
+    Call it under `jit`; outside it is compiled at each call.
 
     Args:
       x: `[n, d]` points.

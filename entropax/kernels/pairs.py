@@ -39,9 +39,9 @@ def tiles_of(
     """Cut points into tiles of at most `block_size`, whole on every device of a mesh.
 
     Raises:
-      ValueError: if `block_size` or `sigma` is not positive.
+      ValueError: if `block_size` or `sigma` is not positive, or `sigma` does not fit.
     """
-    check_sigma(sigma)
+    check_sigma(sigma, n=len(x))
     if block_size < 1:
         raise ValueError(f"`block_size` must be positive, got {block_size}.")
     y = centred(x if mesh is None else _everywhere(x, mesh))[0]

@@ -119,7 +119,9 @@ def lanczos_entropy(
         total = jnp.asarray(trace, rules.lengths.dtype)
     scale = jnp.where(total == 0, 1, total)
     rules = rules._replace(
-        gauss_nodes=rules.gauss_nodes / scale, radau_nodes=rules.radau_nodes / scale
+        gauss_nodes=rules.gauss_nodes / scale,
+        radau_nodes=rules.radau_nodes / scale,
+        shorter_nodes=rules.shorter_nodes / scale,
     )
 
     def f(p: Array) -> Array:

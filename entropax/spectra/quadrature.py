@@ -28,6 +28,9 @@ class Quadrature(NamedTuple):
       gauss_weights: `[k, t]` their weights, which sum to 1.
       radau_nodes: `[k, t]` the nodes of the Gauss-Radau rules, of which one is 0.
       radau_weights: `[k, t]` their weights.
+      shorter_nodes: `[2, k, t - 1]` the nodes of both rules after one Lanczos step less; of one
+        step, the same as after it.
+      shorter_weights: `[2, k, t - 1]` their weights.
       lengths: `[p]` the squared lengths of the random vectors.
       n: the number of rows of the operator.
       definite: whether the operator showed itself positive semi-definite, but for rounding.
@@ -37,6 +40,8 @@ class Quadrature(NamedTuple):
     gauss_weights: Float[Array, "k t"]
     radau_nodes: Float[Array, "k t"]
     radau_weights: Float[Array, "k t"]
+    shorter_nodes: Float[Array, "2 k _"]
+    shorter_weights: Float[Array, "2 k _"]
     lengths: Float[Array, " p"]
     n: Int[Array, ""]
     definite: Bool[Array, ""]
@@ -45,7 +50,9 @@ class Quadrature(NamedTuple):
 def _rules(
     diagonals: Float[Array, "k t"], offs: Float[Array, "k t-1"]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array], Bool[Array, ""]]:
-    """Nodes and weights of the Gauss rules of tridiagonal matrices, then of the Gauss-Radau rules.
+    """Rules of tridiagonal matrices, then of these without their last row and column.
+
+    Each are nodes and weights, `[2, k, ...]`: of the Gauss rules, then of the Gauss-Radau rules.
 
     From the singular values of a Cholesky factor rather than the eigenvalues of the matrix: nodes
     are their squares, so that those far below the largest, where an entropy lives, keep their
@@ -77,20 +84,22 @@ def _rules(
     rows = (diagonals[:, 1:].T, offs.T)
     (last, slackened), (pivots, taken, before) = jax.lax.scan(step, first, rows)
     definite = jnp.all(slackened >= 0) & jnp.all(before >= 0)
-    gauss = jnp.vstack([pivots, last])
-    pivots = jnp.hstack([gauss, gauss.at[-1].set(0)]).T
-    taken = jnp.hstack([taken, taken]).T
+    pivots = jnp.vstack([pivots, last])
 
     def decompose(row: tuple[Array, Array]) -> tuple[Array, Array]:
         pivots, taken = row
         factor = jnp.diag(jnp.sqrt(jnp.maximum(pivots, 0))) + jnp.diag(jnp.sqrt(taken), -1)
         vectors, values, _ = jnp.linalg.svd(factor)
-        return jnp.square(values), jnp.square(vectors[0])
+        return jnp.square(values) * scale, jnp.square(vectors[0])
 
-    # One after the other: a batched decomposition can dead-lock on several simulated devices.
-    nodes, weights = jax.lax.map(decompose, (pivots, taken))
-    nodes, k = nodes * scale, len(diagonals)
-    return (nodes[:k], weights[:k]), (nodes[k:], weights[k:]), definite
+    def of_steps(t: int) -> tuple[Array, Array]:
+        gauss = pivots[:t]
+        both = jnp.hstack([gauss, gauss.at[-1].set(0)]).T, jnp.tile(taken[: t - 1], 2).T
+        # One after the other: a batched decomposition can dead-lock on several simulated devices.
+        return jax.tree.map(lambda x: x.reshape(2, -1, t), jax.lax.map(decompose, both))
+
+    steps = len(pivots)
+    return of_steps(steps), of_steps(max(steps - 1, 1)), definite
 
 
 def _rows(
@@ -187,6 +196,7 @@ def quadrature(
 
     rows = _rows(key, lambda x: map_rows(matvec, x), n, num_deflated, num_probes)
     diagonals, offs = map_rows(lambda x: lanczos(matvec, x, num_steps=min(num_steps, n)), rows)
-    gauss, radau, definite = _rules(diagonals, offs)
+    (nodes, weights), shorter, definite = _rules(diagonals, offs)
     lengths = jnp.sum(jnp.square(rows[num_deflated:]), axis=1)
-    return Quadrature(*gauss, *radau, lengths, jnp.asarray(n), definite)
+    gauss, radau = zip(nodes, weights, strict=True)
+    return Quadrature(*gauss, *radau, *shorter, lengths, jnp.asarray(n), definite)

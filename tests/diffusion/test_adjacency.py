@@ -246,3 +246,11 @@ def test_bad_input():
         adjacency_entropy(x.at[0, 0].set(jnp.nan), sigma=1.0)
     for options in ({"sigma": 1.0}, {"kernel": "knn", "neighbours": 2}):
         assert np.isnan(float(jitted(x.at[0, 0].set(jnp.nan), **options)))
+
+
+def test_few_points_are_sampled_and_bandwidths_that_differ_are_not():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    found = adjacency_estimate(x, sigma=1.0, method="slq")
+    assert found.lower <= float(adjacency_entropy(x, sigma=1.0)) <= found.upper
+    with pytest.raises(ValueError, match="without negative eigenvalues"):
+        adjacency_estimate(x, sigma="adaptive", method="slq")

@@ -141,3 +141,15 @@ def test_bins_of_many_dimensions_tell_nothing_beyond_chance():
 def test_what_is_refused(function, options, message):
     with pytest.raises(ValueError, match=message):
         function(BLOBS, LABELS, **options)
+
+
+def test_neighbours_of_the_graph_and_of_the_bandwidth():
+    """More neighbours than a padded class has rows link all of it: no entropy."""
+    with pytest.warns(UserWarning, match="all points are neighbours"):
+        found = adjacency_mutual_information(BLOBS, LABELS, kernel="knn", neighbours=40)
+    assert found.value == pytest.approx(0, abs=1e-5)
+    values = [
+        adjacency_mutual_information(BLOBS, LABELS, sigma="knn", neighbours=k, num_repetitions=2)
+        for k in (2, 10)
+    ]
+    assert abs(values[0].value - values[1].value) > 1e-3

@@ -1,3 +1,5 @@
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,7 +75,7 @@ def test_bins_keep_the_order_of_the_values(values):
         (3, {}, r"shape \(\)"),
         ([1j, 2j], {}, "complex"),
         (np.array(["a", 1], object), {}, "do not compare"),
-        (np.array(["a", None], object), {}, "do not compare"),
+        (np.array(["a", None], object), {}, "missing labels"),
         (["a", "b"], {"discrete": False}, "must be numbers"),
         ([["a", "b"], ["a", "b"]], {}, "must be numbers"),
         ([0.5, 1.0], {"num_bins": 0}, "`num_bins` must be positive, got 0"),
@@ -125,3 +127,12 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(ImportError, match=r"entropax\[data\]"):
         cluster_reference(BLOBS)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [[None, None], ["a", None], ["a", math.nan], np.array([1.0, math.nan], object), (b"a", None)],
+)
+def test_missing_labels(y):
+    with pytest.raises(ValueError, match="missing labels"):
+        classes(y)

@@ -318,3 +318,30 @@ def test_only_distances_matter(seed, scale):
     assert float(dse(moved.astype(np.float32), sigma="median")) == pytest.approx(value, abs=2e-5)
     fixed = float(dse(x.astype(np.float32), sigma=0.7))
     assert float(dse(moved.astype(np.float32), sigma=0.7 * scale)) == pytest.approx(fixed, abs=2e-5)
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, jnp.asarray])
+def test_points_that_are_constants_under_jit(as_array):
+    x = as_array(normal().astype(np.float32))
+    found = jax.jit(lambda sigma: dse(x, sigma=sigma))(2.0)
+    assert float(found) == pytest.approx(float(dse(x, sigma=2.0)), rel=1e-5)
+    with pytest.raises(ValueError, match="not known yet under jit"):
+        jax.jit(lambda sigma: dse_estimate(x, sigma=sigma).value)(2.0)
+
+
+def test_shapes_that_do_not_fit():
+    x = normal()
+    for sigma in (jnp.ones(N - 1), jnp.ones((N, 1))):
+        with pytest.raises(ValueError, match=r"`sigma` must be one number or \[40\]"):
+            dse(x, sigma=sigma)
+    with pytest.raises(ValueError, match="`x` must be real"):
+        dse(x + 1j, sigma=1.0)
+    with pytest.raises(ValueError, match="no features"):
+        dse(x[:, :0], sigma=1.0)
+
+
+def test_order_two_differentiated_by_alpha():
+    x = jnp.asarray(normal(), jnp.float32)
+    slope = jax.grad(lambda alpha: dse(x, sigma=2.0, alpha=alpha, order=2))(0.5)
+    ends = [float(dse(x, sigma=2.0, alpha=alpha, order=2)) for alpha in (0.45, 0.55)]
+    assert float(slope) == pytest.approx((ends[1] - ends[0]) / 0.1, rel=0.02, abs=1e-4)

@@ -112,3 +112,10 @@ def test_bad_input():
     with pytest.raises(ValueError, match="NaN"):
         matrix_entry_entropy(x.at[0, 0].set(jnp.nan), sigma=1.0)
     assert np.isnan(float(jitted(x.at[0, 0].set(jnp.nan), sigma=1.0)))
+
+
+def test_any_scale():
+    """Squares of distances beyond the range of float32."""
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    expected = float(matrix_entry_entropy(x, sigma=1.0))
+    assert float(matrix_entry_entropy(x * 2.0**90, sigma=2.0**90)) == pytest.approx(expected)

@@ -103,3 +103,10 @@ def test_bad_input():
     assert np.isnan(covariance_spectrum(jnp.array([[1.0, jnp.nan], [1.0, 1.0]]))).all()
     with pytest.raises(ValueError, match="got none, of shape"):
         rank_me(jnp.zeros((0, 3)))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float16, np.float64, jnp.bfloat16])
+def test_features_of_any_type(dtype):
+    x = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
+    for function in (covariance_spectrum, rank_me):
+        np.testing.assert_allclose(function(x.astype(dtype)), function(jnp.float32(x)), rtol=1e-6)

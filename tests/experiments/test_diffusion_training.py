@@ -315,3 +315,18 @@ def test_one_class_is_no_study(tmp_path):
     config = Config(data="npz", path=tmp_path / "mine.npz", batch_size=10, probe=20)
     with pytest.raises(ValueError, match="two classes or more; every label of 'npz' is 0"):
         diffusion_training.run(config)
+
+
+def test_notebook(config, report, monkeypatch, capsys):
+    """Its code cells, with the finished run above in the place of the one they ask for."""
+    notebook = Path(__file__).parents[2] / "notebooks" / "diffusion_training.ipynb"
+    cells = json.loads(notebook.read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    own = 'config = Config(run_dir="../runs/diffusion-digits", networks=("convnet",))'
+    assert sources[0].count(own) == 1
+    monkeypatch.setattr(program, "build_measure", lambda *args: None)
+    names = {"own_config": config}
+    for source in sources:
+        exec(compile(source.replace(own, "config = own_config"), notebook.name, "exec"), names)
+    assert names["report"].rows == report.rows
+    assert "median [" in capsys.readouterr().out

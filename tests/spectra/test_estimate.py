@@ -101,6 +101,47 @@ def test_digits_are_kept_at_small_scales(scale):
     assert np.sum(inside) >= 12
 
 
+def test_the_value_in_the_bracket_goes_by_the_last_step():
+    """Half of the eigenvalues are 0, or none is near it: the truth is at one end, or the other."""
+    rng = np.random.default_rng(0)
+    for zeros, side in ((0, "gauss"), (N // 2, "radau")):
+        spread = np.linalg.svd(rng.normal(size=(N - zeros, 2 * N)), compute_uv=False) ** 2
+        if zeros:
+            spread = np.linalg.svd(rng.normal(size=(N - zeros, N)), compute_uv=False) ** 2
+        eigvals = 0.9 * np.r_[spread / spread.max(), np.zeros(zeros)]
+        rules = rules_of(16, num_steps=6)(matrix(eigvals))
+        expected = np.sum(eigvals * np.log(np.where(eigvals > 0, eigvals, 1)))
+
+        @jax.jit
+        def estimates(rules, moments):
+            def one(rules):
+                functions = [lambda x: x * jnp.log(x)]
+                return spectra.spectral_estimate(
+                    rules, functions, lambda sums: sums[0], moments=moments
+                )
+
+            return jax.vmap(one)(rules)
+
+        moments = jnp.array([np.sum(eigvals), np.sum(eigvals**2)], jnp.float32)
+        ends = {
+            name: rules._replace(
+                **{
+                    f"{rule}_{part}": getattr(rules, f"{name}_{part}")
+                    for rule in ("gauss", "radau")
+                    for part in ("nodes", "weights")
+                }
+            )
+            for name in ("gauss", "radau")
+        }
+        mean = {name: np.mean(estimates(end, moments).value) for name, end in ends.items()}
+        gap = abs(mean["gauss"] - mean["radau"])
+        found = np.mean(estimates(rules, moments).value)
+        # A fixed share of a quarter is too far from either end.
+        assert abs(found - mean[side]) < 0.2 * gap
+        noise = np.sqrt(np.mean(np.square(estimates(rules, moments).stderr)) / 16)
+        assert abs(found - expected) < 0.2 * gap + 4 * noise
+
+
 def test_known_traces_cut_the_error():
     eigvals = 0.5 + 0.4 * np.cos(np.arange(N))
     rules = rules_of(16, num_steps=12)(matrix(eigvals))
@@ -151,6 +192,9 @@ def test_rules_have_the_traces_of_an_operator_of_few_directions():
     np.testing.assert_allclose(rules.gauss_weights.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(rules.radau_weights.sum(1), 1, rtol=1e-5)
     assert np.all(np.min(rules.radau_nodes, axis=1) < 1e-6)
+    assert rules.shorter_nodes.shape == rules.shorter_weights.shape == (2, 32, 11)
+    np.testing.assert_allclose(rules.shorter_weights.sum(2), 1, rtol=1e-5)
+    assert np.all(np.min(rules.shorter_nodes[1], axis=1) < 1e-6)
     for power in (1, 2, 3):
         for name in ("gauss", "radau"):
             nodes, weights = getattr(rules, f"{name}_nodes"), getattr(rules, f"{name}_weights")
@@ -245,3 +289,10 @@ def test_more_moments_than_the_rules_know():
     rules = jax.tree.map(lambda x: x[0], diffusion_rules()(np.eye(N)))
     with pytest.raises(ValueError, match=r"Rules of 4 steps are exact for 6 `moments`, got 7"):
         spectra.spectral_estimate(rules, [jnp.sqrt], jnp.sum, moments=[1.0] * 7)
+
+
+def test_one_row():
+    rules = spectra.quadrature(jax.random.key(0), lambda x: 3 * x, 1, num_deflated=0, num_probes=2)
+    found = spectra.spectral_estimate(rules, [jnp.sqrt], lambda sums: sums[0])
+    assert float(found.lower) <= float(found.value) <= float(found.upper)
+    assert float(found.upper) == pytest.approx(np.sqrt(3), rel=1e-5)

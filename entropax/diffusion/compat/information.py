@@ -1,5 +1,6 @@
 """The published mutual informations."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from entropax.diffusion.compat.entropy import (
 from entropax.diffusion.information import random_subset_information
 from entropax.diffusion.mutual_information import dsmi
 from entropax.diffusion.subsets import subset_entropies
+from entropax.types import Array
 
 
 def diffusion_spectral_mutual_information(
@@ -99,11 +101,7 @@ def diffusion_spectral_mutual_information(
             name = "Matrix entry"
             value = other_information(
                 lambda subsets: subset_entropies(
-                    lambda rows, where: matrix_entry.matrix_entry_entropy(
-                        rows, sigma=gaussian_kernel_sigma, where=where
-                    ),
-                    x,
-                    subsets,
+                    _matrix_entry_entropy(float(gaussian_kernel_sigma)), x, subsets
                 )
             )
         else:
@@ -166,6 +164,12 @@ def adjacency_spectral_mutual_information(
         ).value
     name = f"Adjacency spectral mutual information of {_sizes(groups)}"
     return in_bits(name, value, verbose), labels
+
+
+@functools.cache
+def _matrix_entry_entropy(sigma: float) -> Callable[..., Array]:
+    """The same function for the same bandwidth, as `subset_entropies` likes."""
+    return functools.partial(matrix_entry.matrix_entry_entropy, sigma=sigma)
 
 
 def _labels(

@@ -57,6 +57,7 @@ def draw_design(seed: int, number: int, *, max_train: int, max_epochs: int) -> D
     )
 
 
+@jax.jit
 def hidden(params: Params, activation: Array | int, x: Float[Array, "n p"]) -> Float[Array, "n d"]:
     """The last hidden layer."""
     for weights, bias in params[:-1]:
