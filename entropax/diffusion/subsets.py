@@ -71,7 +71,9 @@ def subset_entropies(
     x = jax.tree.map(jnp.asarray, x)
     total = _ROWS_ON_CPU if jax.default_backend() == "cpu" else _ROWS_ELSEWHERE
     parts: list[tuple[list[bytes], Array]] = []
-    for size, names in sorted(sizes.items()):
+    for _, names in sorted(sizes.items()):
+        # No farther than need be: classes of one size are not padded at all.
+        size = max(len(distinct[name]) for name in names)
         batch = batch_size or max(1, total // size)
         for start in range(0, len(names), batch):
             now = names[start : start + batch]
@@ -116,7 +118,7 @@ def entropies_by_size(
 
 
 def padded_size(size: int) -> int:
-    """How many rows a subset is padded to.
+    """How many rows a subset is padded to at most; those with the same number are solved together.
 
     >>> [padded_size(size) for size in (1, 17, 100, 500, 1000, 5000)]
     [32, 32, 128, 512, 1024, 5120]

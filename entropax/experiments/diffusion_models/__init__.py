@@ -5,7 +5,7 @@ r"""Do entropies of its features tell which of many models is the most accurate?
 trains two draws of 48 networks on scikit-learn's handwritten digits (of random width, depth,
 activation, learning rate, training time and number of training images), measures the features that
 they give to 600 test images in every way the package has, and correlates each quantity with the
-accuracy on other test images. It takes about two minutes on two CPU cores. MNIST, prepared once by
+accuracy on other test images. It takes a few minutes on two CPU cores. MNIST, prepared once by
 `entropax.experiments.prepare`:
 
     python -m entropax.experiments.diffusion_models --data mnist
@@ -29,6 +29,13 @@ one has the same label (`neighbour_accuracy`).
 
 The measured images, those that decide the accuracy and those that train are disjoint: a quantity
 that uses labels has not seen those it is judged by.
+
+Expect bandwidths that follow the scale of the features, and some information, to rank best: rank
+correlations of 0.86 [0.75, 0.92] and 0.84 [0.76, 0.89] in the two draws for `adjusted_knn`, about
+as much for `dsmi_inputs_median`, which sees no labels, and 0.72 and 0.80 for `dsmi_labels_10`. The
+distance alone has 0.67 and 0.76, just as the entropy at a constant bandwidth; `rank_me` and
+`neighbour_accuracy` have about 0.1 and 0.2, and binned coordinates nothing, every image having a
+cell to itself.
 
 D. Liao et al., "Assessing neural network representations during training using noise-resilient
 diffusion spectral entropy" (2023), and the figures of its code, do so for hundreds of published
