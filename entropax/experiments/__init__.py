@@ -1,7 +1,13 @@
 """Programs, each `python -m entropax.experiments.NAME`.
 
 - `tta`: adapt a classifier to shifted images and estimate its accuracy without labels.
+- `mnist_entropy`: entropy of training sets against what they train.
+- `diffusion_training`: diffusion entropy and mutual information while networks learn.
+- `diffusion_initialisation`: what the entropy of an untrained network tells of its training.
+- `diffusion_models`: which entropies rank models by their accuracy.
+- `diffusion_estimators`: mutual information on blobs, where it is known.
 - `prepare`: raw image files to a named data set.
 
-`run_folder` keeps their results, `figures` draws them.
+`run_folder` keeps their results, `tables`, `figures`, `diffusion_figures` and `study_figures` show
+them.
 """

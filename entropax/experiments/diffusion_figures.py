@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-_STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-# Colours that differ in lightness as well.
-_COLOURS = ("#0072b2", "#e69f00", "#444444", "#d55e00", "#009e73", "#cc79a7")
+from entropax.experiments.figure_style import INK, STYLE
+
+_OBJECTIVES = ("#0072b2", "#e69f00", INK, "#d55e00", "#009e73", "#cc79a7")
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 
 _NAMES = {
@@ -49,7 +49,7 @@ def draw_curves(
         epochs `[epochs]` and the values `[seeds, epochs]`, NaN where there is none.
       title: of the whole figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         shape = len(panels), max(map(len, panels))
         figure = Figure(
             figsize=(3 * shape[1] + 0.3, 2.5 * shape[0] + 0.9), layout="constrained", dpi=110
@@ -75,7 +75,7 @@ def _draw_panel(axes: Axes, curves: Curves) -> None:
         if not kept.any():
             continue
         epochs, values = epochs[kept], values[:, kept]
-        look: dict[str, Any] = {"color": _COLOURS[i % 6]}
+        look: dict[str, Any] = {"color": _OBJECTIVES[i % 6]}
         axes.fill_between(epochs, values.min(0), values.max(0), **look, alpha=0.2, linewidth=0)
         axes.plot(epochs, values.mean(0), **look, linestyle=_DASHES[i % 6], linewidth=1.4)
     axes.set_xscale("symlog", linthresh=1)
@@ -92,7 +92,7 @@ def _legend(figure: Figure, names: list[str]) -> None:
         Line2D(
             [],
             [],
-            color=_COLOURS[i % 6],
+            color=_OBJECTIVES[i % 6],
             linestyle=_DASHES[i % 6],
             label=name.replace("_", " "),
         )

@@ -1,8 +1,7 @@
-"""Figures of the programs: the only file that knows matplotlib."""
+"""Figures of the programs `tta` and `mnist_entropy`."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from entropax.estimation import FlipCurve
+from entropax.experiments.figure_style import COLOURS, INK, MARKERS, STYLE
 
-_FLIPS, _CONFIDENCE, _INK = "#0072b2", "#e69f00", "#444444"
-_STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_FLIPS, _CONFIDENCE = "#0072b2", "#e69f00"
 
 
 def draw_estimates(
@@ -41,7 +40,7 @@ def draw_estimates(
       level: nominal coverage of the intervals.
       title: of the whole figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         panels = 2 if test.shape[1] else 1
         figure = Figure(figsize=(4.75 * panels, 4.6), layout="constrained", dpi=150)
         figure.suptitle(title if panels == 2 else title.replace(": ", ":\n"))
@@ -61,7 +60,7 @@ def _draw_against_truth(
     bottom: float,
 ) -> None:
     _, truth, estimate, lower, upper = test
-    axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     bars = np.stack([estimate - lower, upper - estimate])
     axes.errorbar(truth, estimate, yerr=bars, fmt="none", ecolor=_FLIPS, alpha=0.35, linewidth=1)
     label = f"label flips, {level:.0%} interval"
@@ -90,7 +89,7 @@ def _draw_curve(
     fitted = grid <= curve.fitted_range[1]
     axes.plot(grid[fitted], band.value[fitted], color=_FLIPS, label="fitted curve")
     axes.plot(grid[~fitted], band.value[~fitted], color=_FLIPS, linestyle=":")
-    axes.plot(*calibration, "s", color=_INK, markersize=4, label="calibration splits")
+    axes.plot(*calibration, "s", color=INK, markersize=4, label="calibration splits")
     if len(rates):
         axes.plot(rates, truth, "o", color=_FLIPS, markersize=4, mfc="none", label="test splits")
     if len(targets):
@@ -101,13 +100,6 @@ def _draw_curve(
     axes.set_xlim(left=-0.01 * grid[-1])
     axes.legend(loc="best", frameon=False)
 
-
-# Colours that differ in lightness as well, for methods in the order in which they come.
-_METHODS = (
-    *("#444444", "#e69f00", "#0072b2", "#d55e00", "#009e73"),
-    *("#cc79a7", "#56b4e9", "#8c6d00", "#7f3fbf", "#a0a0a0"),
-)
-_MARKERS = "osD^vP*Xph"
 
 _NAMES = {
     "min_test_loss": "lowest test loss (nats)",
@@ -134,7 +126,7 @@ def draw_entropy_scatter(path: Path, *, entropies: _Tables, outcomes: _Tables, t
       outcomes: likewise.
       title: of the whole figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         shape = len(outcomes), len(entropies)
         figure = Figure(figsize=(3.3 * shape[1], 3 * shape[0] + 0.8), layout="constrained", dpi=110)
         figure.suptitle(title)
@@ -144,9 +136,9 @@ def draw_entropy_scatter(path: Path, *, entropies: _Tables, outcomes: _Tables, t
             for axes, x in zip(row, entropies.values(), strict=True):
                 for i, method in enumerate(x):
                     look = {
-                        "color": _METHODS[i % 10],
+                        "color": COLOURS[i % 10],
                         "linestyle": "none",
-                        "marker": _MARKERS[i % 10],
+                        "marker": MARKERS[i % 10],
                     }
                     small = {**look, "markersize": 2, "alpha": 0.3, "markeredgewidth": 0}
                     axes.plot(x[method].ravel(), y[method].ravel(), **small)
@@ -171,15 +163,15 @@ def draw_training(
       curves: for each quantity and each method the epochs and the values.
       title: of the whole figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.1 * len(curves), 3.6), layout="constrained", dpi=110)
         figure.suptitle(title)
         for axes, (name, of_methods) in zip(
             figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
         ):
             for i, (epochs, values) in enumerate(of_methods.values()):
-                marker = _MARKERS[i % 10] if len(epochs) < 10 else ""
-                axes.plot(epochs, values, color=_METHODS[i % 10], marker=marker, markersize=4)
+                marker = MARKERS[i % 10] if len(epochs) < 10 else ""
+                axes.plot(epochs, values, color=COLOURS[i % 10], marker=marker, markersize=4)
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(left=0)
             if name in ("test_loss", "trace"):
@@ -208,7 +200,7 @@ def draw_chosen(
     """
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3 * columns, 3 * rows + 0.6), layout="constrained", dpi=110)
         figure.suptitle(title)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -240,16 +232,16 @@ def draw_sizes(
       level: nominal coverage of the intervals.
       title: of the whole figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * len(means), 3.8), layout="constrained", dpi=110)
         figure.suptitle(f"{title}: means with {level:.0%} intervals")
         for axes, (name, of_methods) in zip(
             figure.subplots(1, len(means), squeeze=False)[0], means.items(), strict=True
         ):
             for i, (size, mean, lower, upper) in enumerate(of_methods.values()):
-                colour = _METHODS[i % 10]
+                colour = COLOURS[i % 10]
                 axes.fill_between(size, lower, upper, color=colour, alpha=0.1, linewidth=0)
-                axes.plot(size, mean, color=colour, marker=_MARKERS[i % 10], markersize=4)
+                axes.plot(size, mean, color=colour, marker=MARKERS[i % 10], markersize=4)
             axes.set(xscale="log", xlabel="images in a set", ylabel=_NAMES[name])
         _method_legend(figure, list(next(iter(means.values()))), lines=True)
         figure.savefig(path, format="png")
@@ -260,8 +252,8 @@ def _method_legend(figure: Figure, methods: list[str], *, lines: bool) -> None:
         Line2D(
             [],
             [],
-            color=_METHODS[i % 10],
-            marker=_MARKERS[i % 10],
+            color=COLOURS[i % 10],
+            marker=MARKERS[i % 10],
             linestyle="-" if lines else "none",
             markersize=5,
             label=method.replace("_", " "),

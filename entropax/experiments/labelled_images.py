@@ -21,6 +21,10 @@ class Labelled(NamedTuple):
     x: Float[np.ndarray, "n h w channels"]
     labels: Int[np.ndarray, " n"]
 
+    def checksum(self) -> int:
+        """A number that tells one set of images from another."""
+        return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.x.tobytes()))
+
 
 class Parts(NamedTuple):
     """Images of one size and one list of classes, no image in two parts.
@@ -39,10 +43,13 @@ class Parts(NamedTuple):
 
     def checksums(self) -> list[int]:
         """Numbers that tell these images from others."""
-        return [
-            zlib.crc32(part.labels.tobytes(), zlib.crc32(part.x.tobytes()))
-            for part in (self.train, self.probe, self.test)
-        ]
+        return [part.checksum() for part in (self.train, self.probe, self.test)]
+
+
+def labelled(images: data.ImageSet, rows: Int[np.ndarray, " n"]) -> Labelled:
+    """Some of the images of a set that has labels."""
+    assert images.labels is not None
+    return Labelled(images.images[rows].astype(np.float32) / 255, images.labels[rows])
 
 
 def load_parts(options: DataOptions, *, train: int, probe: int, test: int) -> Parts:
@@ -90,13 +97,9 @@ def load_parts(options: DataOptions, *, train: int, probe: int, test: int) -> Pa
             f"{test_set.images.shape[1:]} differ in shape."
         )
 
-    def part(images: data.ImageSet, rows: Int[np.ndarray, " n"]) -> Labelled:
-        assert images.labels is not None
-        return Labelled(images.images[rows].astype(np.float32) / 255, images.labels[rows])
-
     return Parts(
-        part(train_set, trained[:train]),
-        part(test_set, held_out[:probe]),
-        part(test_set, held_out[probe:]),
+        labelled(train_set, trained[:train]),
+        labelled(test_set, held_out[:probe]),
+        labelled(test_set, held_out[probe:]),
         train_set.class_names,
     )

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from entropax.experiments.figures import _INK, _MARKERS, _METHODS, _STYLE
+from entropax.experiments.figure_style import COLOURS, INK, MARKERS, STYLE
 
 
 def draw_initialisation(
@@ -36,7 +36,7 @@ def draw_initialisation(
       sigma: the constant bandwidth.
       title: of the whole figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         panels = 2 + len(accuracy)
         figure = Figure(figsize=(3.9 * panels, 3.9), layout="constrained", dpi=130)
         figure.suptitle(title)
@@ -47,20 +47,20 @@ def draw_initialisation(
         }
         for kind, (words, marker, line) in looks.items():
             for name, colour, bandwidth in (
-                ("dse", _METHODS[3], f"sigma {sigma:g}"),
-                ("dse_median", _METHODS[2], "sigma median"),
+                ("dse", COLOURS[3], f"sigma {sigma:g}"),
+                ("dse_median", COLOURS[2], "sigma median"),
             ):
                 values = before[f"{kind}_{name}"].mean(1)
                 look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": line}
                 entropies.plot(std, values, **look, markersize=4, label=f"{bandwidth}, {words}")
-            look = {"color": _METHODS[4], "marker": marker, "linestyle": line}
+            look = {"color": COLOURS[4], "marker": marker, "linestyle": line}
             values = before[f"{kind}_distance"].mean(1)
             distances.plot(std, values, **look, markersize=4, label=words)
-        entropies.axhline(largest, color=_INK, linewidth=0.8, linestyle=":")
-        entropies.annotate("ln n", (std.min(), largest), va="bottom", color=_INK)
+        entropies.axhline(largest, color=INK, linewidth=0.8, linestyle=":")
+        entropies.annotate("ln n", (std.min(), largest), va="bottom", color=INK)
         entropies.set(ylabel="DSE before training (nats)", yscale="log", ylim=(1e-7, 3 * largest))
-        distances.axhline(sigma, color=_METHODS[3], linewidth=0.8, linestyle=":")
-        distances.annotate(f"sigma {sigma:g}", (std.min(), sigma), va="bottom", color=_METHODS[3])
+        distances.axhline(sigma, color=COLOURS[3], linewidth=0.8, linestyle=":")
+        distances.annotate(f"sigma {sigma:g}", (std.min(), sigma), va="bottom", color=COLOURS[3])
         distances.set(ylabel="median distance of two features", yscale="log")
         for axes in (entropies, distances):
             axes.set(xscale="log", xlabel="std of the weights")
@@ -102,7 +102,7 @@ def draw_correlations(
       title: of the whole figure.
     """
     names = list(next(iter(groups.values())))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(
             figsize=(12, max(4.5, 0.2 * len(names) + 1.6)), layout="constrained", dpi=120
         )
@@ -114,11 +114,11 @@ def draw_correlations(
         for i, (group, of_names) in enumerate(groups.items()):
             value, lower, upper = np.array([of_names[name] for name in names]).T
             shifted = places + 0.3 * (0.5 - (i + 0.5) / len(groups))
-            look: dict[str, Any] = {"color": _METHODS[(2, 3, 4, 5)[i % 4]]}
+            look: dict[str, Any] = {"color": COLOURS[(2, 3, 4, 5)[i % 4]]}
             axes.hlines(shifted, lower, upper, **look, linewidth=1, alpha=0.6)
-            marker = _MARKERS[i % len(_MARKERS)]
+            marker = MARKERS[i % len(MARKERS)]
             axes.plot(value, shifted, marker, **look, markersize=4, label=group)
-        axes.axvline(0, color=_INK, linewidth=0.8, linestyle=":")
+        axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
         axes.set_yticks(places, names, fontsize=8)
         axes.set(xlim=(-1, 1), xlabel=f"rank correlation with accuracy, {level:.0%} intervals")
         axes.set_ylim(-0.7, len(names) - 0.3)
@@ -129,7 +129,7 @@ def draw_correlations(
         for axes in panels[len(scatter) :]:
             axes.axis("off")
         for axes, (name, (x, y)) in zip(panels, scatter.items(), strict=False):
-            axes.plot(x, y, "o", color=_METHODS[2], markersize=3, alpha=0.7, mew=0)
+            axes.plot(x, y, "o", color=COLOURS[2], markersize=3, alpha=0.7, mew=0)
             axes.set_xlabel(name, fontsize=8)
         for axes in panels[::columns]:
             axes.set_ylabel("accuracy")
@@ -158,7 +158,7 @@ def draw_estimators(
       seconds: for each estimator, for each number of dimensions; NaN where unknown.
       title: of the whole figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         columns = min(4, len(dims) + 1)
         rows = -(-(len(dims) + 1) // columns)
         size = (3.1 * columns, 3.1 * rows + 0.9)
@@ -173,16 +173,16 @@ def draw_estimators(
             axes.plot(corruption, truth[i], color="black", linewidth=2.5, alpha=0.35, label="truth")
             for j, (name, values) in enumerate(estimates.items()):
                 mean, least, most = values[i].T
-                look: dict[str, Any] = {"color": _METHODS[(j + 1) % len(_METHODS)]}
+                look: dict[str, Any] = {"color": COLOURS[(j + 1) % len(COLOURS)]}
                 axes.fill_between(corruption, least, most, **look, alpha=0.15, linewidth=0)
-                marker = _MARKERS[j % len(_MARKERS)]
+                marker = MARKERS[j % len(MARKERS)]
                 axes.plot(corruption, mean, **look, marker=marker, markersize=4, label=name)
             axes.set_title(f"{dims[i]:g} dimensions", fontsize=9)
             axes.set(xlabel="labels drawn anew", ylim=(-0.05 * highest, highest))
         panels[0].set_ylabel("mutual information (nats)")
         timing = panels[len(dims)]
         for j, name in enumerate(estimates):
-            look = {"color": _METHODS[(j + 1) % len(_METHODS)], "marker": _MARKERS[j % 10]}
+            look = {"color": COLOURS[(j + 1) % len(COLOURS)], "marker": MARKERS[j % 10]}
             timing.plot(dims, seconds[name], **look, markersize=4)
         timing.set_title("seconds for one estimate", fontsize=9)
         timing.set(xscale="log", yscale="log", xlabel="dimensions")

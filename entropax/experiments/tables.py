@@ -29,14 +29,19 @@ def _rounded(value: Any) -> Any:
 
 
 def with_interval(
-    estimate: tuple[float, float, float], *, scale: float = 1, digits: int = 2, sign: str = ""
+    estimate: tuple[float, float, float],
+    *,
+    scale: float = 1,
+    digits: int = 2,
+    sign: str = "",
+    between: str = " ",
 ) -> str:
     """`value [lower, upper]` for a table of rich, or a dash if there is no value."""
     value, lower, upper = (scale * number for number in estimate)
     if np.isnan(value):
         return "-"
     form = f"{sign}.{digits}f"
-    return f"{value:{form}} \\[{lower:{form}}, {upper:{form}}]"
+    return f"{value:{form}}{between}\\[{lower:{form}}, {upper:{form}}]"
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from experiments.builder import Builder
 from scipy import stats
 
 from entropax.experiments import diffusion_initialisation, study_figures
@@ -33,28 +34,9 @@ SMALL = Config(
 )
 
 
-class Builder:
-    """`build_measure` that compiles once, counts its measurements, and can be stopped."""
-
-    def __init__(self):
-        self.measure = None
-        self.measured = []
-        self.stop_after = None
-
-    def __call__(self, *args):
-        self.measure = self.measure or build_measure(*args)
-        return self.count
-
-    def count(self, std, number, on_epoch):
-        if len(self.measured) == self.stop_after:
-            raise KeyboardInterrupt
-        self.measured.append((std, number))
-        return self.measure(std, number, on_epoch)
-
-
 @pytest.fixture(scope="module")
 def builder():
-    return Builder()
+    return Builder(build_measure)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from experiments.builder import Builder
 from jax import lax
 from PIL import Image
 from scipy import stats
@@ -18,6 +19,7 @@ from scipy import stats
 from entropax import entropy, kernels, spectra
 from entropax.data import load_digits
 from entropax.experiments import mnist_entropy
+from entropax.experiments.intervals import Bootstrap, pearson, spearman
 from entropax.experiments.mnist_entropy import Config, program
 from entropax.experiments.mnist_entropy.choose import (
     Choice,
@@ -27,7 +29,6 @@ from entropax.experiments.mnist_entropy.choose import (
 )
 from entropax.experiments.mnist_entropy.config import Method
 from entropax.experiments.mnist_entropy.images import load_images
-from entropax.experiments.mnist_entropy.intervals import Bootstrap, pearson, spearman
 from entropax.experiments.mnist_entropy.measure import build_measure, record_epochs
 from entropax.experiments.mnist_entropy.networks import Networks, build_networks
 from entropax.experiments.mnist_entropy.report import make_report, method_table, write_results
@@ -55,28 +56,9 @@ def config(tmp_path_factory):
     return dataclasses.replace(SMALL, run_dir=tmp_path_factory.mktemp("entropy") / "run")
 
 
-class Builder:
-    """`build_measure` that compiles once, counts its measurements, and can be stopped."""
-
-    def __init__(self):
-        self.measure = None
-        self.measured = []
-        self.stop_after = None
-
-    def __call__(self, *args):
-        self.measure = self.measure or build_measure(*args)
-        return self.count
-
-    def count(self, rows, on_record):
-        if len(self.measured) == self.stop_after:
-            raise KeyboardInterrupt
-        self.measured.append(rows)
-        return self.measure(rows, on_record)
-
-
 @pytest.fixture(scope="module")
 def builder():
-    return Builder()
+    return Builder(build_measure)
 
 
 @pytest.fixture(scope="module")

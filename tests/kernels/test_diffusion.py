@@ -1,14 +1,13 @@
 """The diffusion operator against the random walk of the textbook, from differences of points."""
 
 import re
-import subprocess
-import sys
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import run_on_four_devices
 
 from entropax.kernels.diffusion import (
     diffusion_operator,
@@ -300,13 +299,5 @@ def count(passes):
     return lambda: passes.append(1)
 
 
-def test_on_a_mesh(request):
-    done = subprocess.run(
-        [sys.executable, "-c", ON_FOUR_DEVICES],
-        capture_output=True,
-        text=True,
-        cwd=request.config.rootpath / "tests",
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-             "PYTHONPATH": str(request.config.rootpath)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_on_a_mesh():
+    run_on_four_devices(ON_FOUR_DEVICES)

@@ -1,11 +1,9 @@
 """Kernels in tiles are the kernels at once, up to the order of float32 sums."""
 
-import subprocess
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import run_on_four_devices
 
 from entropax import kernels
 
@@ -119,15 +117,7 @@ except ValueError as error:
 """
 
 
-def test_on_a_mesh(request):
+def test_on_a_mesh():
     """Features stay on the device of their example; the kernel is that of one device."""
-    done = subprocess.run(
-        [sys.executable, "-c", ON_FOUR_DEVICES],
-        capture_output=True,
-        text=True,
-        cwd=request.config.rootpath / "tests",
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-             "PYTHONPATH": str(request.config.rootpath)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "`tile_size` 6 cannot be split among 4 devices" in done.stdout
+    printed = run_on_four_devices(ON_FOUR_DEVICES)
+    assert "`tile_size` 6 cannot be split among 4 devices" in printed

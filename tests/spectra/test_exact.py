@@ -1,13 +1,12 @@
 """All eigenvalues of a matrix."""
 
 import functools
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import run_on_four_devices
 from hypothesis import given
 from hypothesis import strategies as st
 from spectra.matrices import float64_entropy, matrix, random_kernel, rotation
@@ -254,15 +253,6 @@ np.testing.assert_allclose(estimate(jax.device_put(kernels[0], split)), here, rt
 """
 
 
-def test_on_several_devices(request):
+def test_on_several_devices():
     """Decompositions in a program of several devices end, and give what one device gives."""
-    done = subprocess.run(
-        [sys.executable, "-c", ON_FOUR_DEVICES],
-        capture_output=True,
-        text=True,
-        cwd=request.config.rootpath / "tests",
-        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-             "PYTHONPATH": str(request.config.rootpath)},
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_on_four_devices(ON_FOUR_DEVICES)

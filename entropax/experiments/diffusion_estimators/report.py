@@ -9,7 +9,7 @@ from rich.table import Table
 
 from entropax.experiments import study_figures
 from entropax.experiments.diffusion_estimators.config import Config
-from entropax.experiments.mnist_entropy.intervals import Bootstrap
+from entropax.experiments.intervals import Bootstrap
 from entropax.experiments.run_folder import RunFolder
 from entropax.experiments.tables import csv_text, with_interval
 

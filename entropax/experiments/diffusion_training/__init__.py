@@ -6,8 +6,9 @@ trains a small convolutional network and a small vision transformer on scikit-le
 digits, each for the labels, for the contrastive loss of SimCLR, which sees no labels, and for
 labels that were permuted once, which can only be learnt by heart. On the way it measures the last
 layer Z of test images: their diffusion spectral entropy DSE(Z), the mutual information DSMI(Z; Y)
-with the labels and DSMI(Z; X) with clusters of the inputs. The same on a data set prepared once by
-`entropax.experiments.prepare`, and with the layers before the last one:
+with the labels and DSMI(Z; X) with clusters of the inputs. It takes one to two minutes on two CPU
+cores. The same on a data set prepared once by `entropax.experiments.prepare`, and with the layers
+before the last one:
 
     python -m entropax.experiments.diffusion_training --data mnist --layers all --seeds 0 1 2
 
@@ -17,7 +18,10 @@ using noise-resilient diffusion spectral entropy", 2023, arXiv 2312.04823; there
 networks, 200 epochs and the bandwidth 10). The bandwidth decides what is seen. With 10, a number of
 the features' own units, the entropy follows their scale, and once all points are far apart
 (saturation near 1) the information falls whatever the network has learnt. "median" knows no scale.
-Both are measured by default.
+Both are measured by default. On the digits expect DSE(Z) to rise for all three at 10; by "median",
+to fall for the labels and for SimCLR, and to rise for wrong labels in the convolutional network.
+Expect DSMI(Z; Y) by "median" to rise for the first two (of the convolutional network from 0.6 nats
+to 1.3 and 1.0), and not for wrong labels.
 
 A run folder holds config.json, metrics.jsonl (one line for each network and epoch measured),
 results.csv (a row for each network, epoch, layer and bandwidth), summary.csv (changes, and rank

@@ -11,7 +11,7 @@ from entropax.experiments import diffusion_figures
 from entropax.experiments.diffusion_figures import Curves
 from entropax.experiments.diffusion_training.config import Config
 from entropax.experiments.diffusion_training.measure import record_epochs, sigma_name
-from entropax.experiments.mnist_entropy.intervals import spearman
+from entropax.experiments.intervals import spearman
 from entropax.experiments.run_folder import RunFolder
 from entropax.experiments.tables import csv_text
 

@@ -1,30 +1,12 @@
 """The images of a study: the pool that sets are chosen from, and the test images."""
 
-import zlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from entropax import data
-from entropax.data import ImageSet
+from entropax.experiments.labelled_images import Labelled, labelled
 from entropax.experiments.mnist_entropy.config import Config
-
-
-class Labelled(NamedTuple):
-    """Images as the networks see them.
-
-    Attributes:
-      x: `[n, h, w, channels]` in [0, 1].
-      labels: `[n]` classes.
-    """
-
-    x: Float[np.ndarray, "n h w channels"]
-    labels: Int[np.ndarray, " n"]
-
-    def checksum(self) -> int:
-        """A number that tells one set of images from another."""
-        return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.x.tobytes()))
 
 
 class Images(NamedTuple):
@@ -77,10 +59,4 @@ def load_images(config: Config) -> Images:
             f"{amounts.pool}; give a smaller --pool."
         )
     pool = drawn.permutation(train)[: amounts.pool]
-    return Images(_labelled(train_set, pool), _labelled(test_set, test), train_set.class_names)
-
-
-def _labelled(images: ImageSet, rows: Int[np.ndarray, " n"]) -> Labelled:
-    assert images.labels is not None
-    x = images.images[rows].astype(np.float32) / 255
-    return Labelled(x, images.labels[rows])
+    return Images(labelled(train_set, pool), labelled(test_set, test), train_set.class_names)

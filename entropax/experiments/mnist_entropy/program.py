@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Int
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
@@ -39,6 +37,7 @@ from entropax.experiments.mnist_entropy.report import (
     write_results,
 )
 from entropax.experiments.run_folder import RunFolder, open_run
+from entropax.experiments.tables import make_console
 
 # Options that change no measurement: a finished run can be reported anew with them.
 _OF_THE_REPORT = ("run_dir", "level", "resamples", "workers")
@@ -59,9 +58,9 @@ def run(config: Config) -> Report:
     choices = list(planned_choices(config))
     path = config.run_dir or Path("runs") / f"entropy-{config.data}-seed{config.seed}"
     folder = open_run(path, _settings(config, images))
-    console = _console()
+    console = make_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=_console(stderr=True)) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=make_console(stderr=True)) as progress:
         # Baselines need no selector, but the first one's kernel is what the figures show.
         needed = config.amounts.selectors if set(config.methods) - set(BASELINES) else 1
         selectors = [
@@ -79,17 +78,6 @@ def run(config: Config) -> Report:
     files = ", ".join(sorted(file.name for file in path.iterdir() if file.suffix != ".npy"))
     console.print(f"{path}: {files}", soft_wrap=True, highlight=False)
     return report
-
-
-def _console(*, stderr: bool = False) -> Console:
-    """Plain text in a notebook as well: rich's way of showing progress there needs ipywidgets."""
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(
-        stderr=stderr,
-        width=None if terminal else 118,
-        force_terminal=terminal,
-        force_jupyter=False,
-    )
 
 
 def _settings(config: Config, images: Images) -> dict[str, Any]:

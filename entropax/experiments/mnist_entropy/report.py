@@ -1,7 +1,5 @@
 """What a study found: rows, tables, figures."""
 
-import csv
-import io
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,11 +10,12 @@ from rich.table import Table
 
 from entropax import kernels
 from entropax.experiments import figures
+from entropax.experiments.intervals import Bootstrap, Estimate
 from entropax.experiments.mnist_entropy.choose import Choice
 from entropax.experiments.mnist_entropy.config import BASELINES, Config
 from entropax.experiments.mnist_entropy.images import Images
-from entropax.experiments.mnist_entropy.intervals import Bootstrap, Estimate
 from entropax.experiments.run_folder import RunFolder
+from entropax.experiments.tables import csv_text, with_interval
 
 _ENTROPIES = ("start_entropy", "final_entropy", "delta_entropy")
 _OUTCOMES = ("min_test_loss", "accuracy", "final_test_loss", "final_accuracy")
@@ -179,7 +178,7 @@ def write_results(
     """
     for name in ("results", "methods", "correlations"):
         rows = report.rows if name == "results" else getattr(report, name)
-        folder.write(f"{name}.csv", _csv(rows))
+        folder.write(f"{name}.csv", csv_text(rows))
     config = report.config
     map_of_pool = _embedding(kernel, config.seed)
     for size in config.set_size:
@@ -264,22 +263,6 @@ def _sizes(report: Report) -> dict[str, dict[str, Float[np.ndarray, "4 sizes"]]]
     }
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: _rounded(v) for k, v in row.items()})
-    return out.getvalue()
-
-
-def _rounded(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return "" if np.isnan(value) else f"{value:.6g}"
-
-
 def method_table(report: Report, size: int) -> Table:
     """Means by method, and differences of the final accuracy from the baselines."""
     config = report.config
@@ -348,14 +331,9 @@ def correlation_table(report: Report, size: int) -> Table:
     return table
 
 
-def _with_interval(
-    row: dict[str, Any], name: str, scale: float, digits: int, *, sign: str = "", between: str = " "
-) -> str:
-    value, lower, upper = (scale * row[f"{name}{end}"] for end in ("", "_lower", "_upper"))
-    if np.isnan(value):
-        return "-"
-    form = f"{sign}.{digits}f"
-    return f"{value:{form}}{between}\\[{lower:{form}}, {upper:{form}}]"
+def _with_interval(row: dict[str, Any], name: str, scale: float, digits: int, **look: str) -> str:
+    estimate = row[name], row[f"{name}_lower"], row[f"{name}_upper"]
+    return with_interval(estimate, scale=scale, digits=digits, **look)
 
 
 def _words(name: str) -> str:
