@@ -113,7 +113,7 @@ def adjacency_mutual_information(
 def _adjacency_entropy(
     kernel: str, neighbours: int, has_sigma: bool, adaptive: bool
 ) -> Callable[..., Float[Array, ""]]:
-    def entropy_fn(rows: Any, where: Bool[Array, " k"]) -> Float[Array, ""]:
+    def entropy_fn(rows: Any, where: Bool[Array, " k"] | None) -> Float[Array, ""]:
         x, sigma = rows if adaptive else (rows, 1.0 if has_sigma else None)
         # A class may be smaller than that: all of it are neighbours then.
         near = min(neighbours, len(x))

@@ -130,12 +130,12 @@ def _block_entropy(t: float) -> Callable[..., Float[Array, ""]]:
     """The entropy of one block; the same function for the same `t`, as `subset_entropies` likes."""
 
     def block_entropy(
-        rows: tuple[Array, Array, Array], where: Bool[Array, " k"]
+        rows: tuple[Array, Array, Array], where: Bool[Array, " k"] | None
     ) -> Float[Array, ""]:
         x, widths, scales = rows
         squares = squared_distances(x, where=where)
         exponents = squares / (-2 * widths[:, None]) / widths
-        scales = jnp.where(where, scales, 0)
+        scales = scales if where is None else jnp.where(where, scales, 0)
         eigvals = jnp.abs(spectra.eigvals(scales[:, None] * jnp.exp(exponents) * scales))
         if t != 1:
             eigvals = (eigvals / jnp.max(eigvals)) ** t * (eigvals > 0)

@@ -194,7 +194,7 @@ def _unit_entropy(t: float, alpha: float) -> Callable[..., Float[Array, ""]]:
 
 @functools.cache
 def _adaptive_entropy(t: float, alpha: float) -> Callable[..., Float[Array, ""]]:
-    def entropy_fn(rows: tuple[Array, Array], where: Bool[Array, " k"]) -> Float[Array, ""]:
+    def entropy_fn(rows: tuple[Array, Array], where: Bool[Array, " k"] | None) -> Float[Array, ""]:
         return dse(rows[0], sigma=rows[1], t=t, alpha=alpha, method="exact", where=where)
 
     return entropy_fn

@@ -37,8 +37,8 @@ def subset_entropies(
     call with the same `entropy_fn`: pass the same function, not a new one that does the same.
 
     Args:
-      entropy_fn: `(rows, where=[k]) -> []`, the entropy of the rows where `where` holds; whatever
-        is in the others must not count. It is traced.
+      entropy_fn: `(rows, where=[k]) -> []`, the entropy of the rows where `where` holds, or of all
+        if it is None; whatever is in the others must not count. It is traced.
       x: `[n, ...]` examples, or several arrays of that length.
       subsets: row numbers of each subset. Their order makes no difference.
       batch_size: subsets to solve at a time; by default as many as have 512 rows together on a
@@ -51,7 +51,7 @@ def subset_entropies(
       ValueError: if a row number is out of range or comes twice, or the batch size is not positive.
 
     >>> def spread(x, where):
-    ...     return jnp.sum(jnp.where(where[:, None], x, 0))
+    ...     return jnp.sum(x if where is None else jnp.where(where[:, None], x, 0))
     >>> x = np.arange(4.0).reshape(4, 1)
     >>> subset_entropies(spread, x, [np.array([3, 1]), np.array([0]), np.array([1, 3])]).tolist()
     [4.0, 0.0, 4.0]
@@ -74,16 +74,18 @@ def subset_entropies(
     for _, names in sorted(sizes.items()):
         # No farther than need be: classes of one size are not padded at all.
         size = max(len(distinct[name]) for name in names)
+        padded = any(len(distinct[name]) < size for name in names)
         batch = batch_size or max(1, total // size)
         for start in range(0, len(names), batch):
             now = names[start : start + batch]
             rows = np.zeros((batch, size), np.int32)
             for row, name in zip(rows, now, strict=False):
                 row[: len(distinct[name])] = distinct[name]
-            counts = [len(distinct[name]) for name in now] + [1] * (batch - len(now))
+            counts = [len(distinct[name]) for name in now] + [size] * (batch - len(now))
             # Not waited for: the next batch is put together meanwhile.
             chosen = _chosen(x, rows)
-            parts.append((now, _solve(entropy_fn, chosen, np.array(counts, np.int32))))
+            solved = _solve(entropy_fn, chosen, np.array(counts, np.int32) if padded else None)
+            parts.append((now, solved))
     found: dict[Hashable, float] = {b"": 0.0}
     for names, entropies in parts:
         found.update(zip(names, np.asarray(entropies, np.float64).tolist(), strict=False))
@@ -135,10 +137,10 @@ def _chosen(x: PyTree[Any], rows: Int[Array, "b k"]) -> PyTree[Any]:
 
 @functools.partial(jax.jit, static_argnames="entropy_fn")
 def _solve(
-    entropy_fn: Callable[..., Array], chosen: PyTree[Any], counts: Int[Array, " b"]
+    entropy_fn: Callable[..., Array], chosen: PyTree[Any], counts: Int[Array, " b"] | None
 ) -> Float[Array, " b"]:
-    def solve_one(rows: PyTree[Any], count: Array) -> Array:
-        where = jnp.arange(num_examples(rows)) < count
+    def solve_one(rows: PyTree[Any], count: Array | None) -> Array:
+        where = None if count is None else jnp.arange(num_examples(rows)) < count
         return entropy_fn(rows, where=where)
 
     return jax.vmap(solve_one)(chosen, counts)
