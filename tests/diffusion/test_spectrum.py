@@ -202,7 +202,7 @@ def test_options_out_of_range(options, message):
     [
         (np.zeros((4, 3, 2)), r"got the shape \(4, 3, 2\); flatten"),
         (np.zeros(4), r"got the shape \(4,\)"),
-        (np.zeros((0, 3)), r"no points: `x` has the shape \(0, 3\)"),
+        (np.zeros((0, 3)), r"no points, or no features: `x` has the shape \(0, 3\)"),
         (np.diag([1.0, np.nan, np.inf]), "in 2 of 3 rows, the first of them row 1"),
         (jnp.diag(jnp.array([1.0, 1.0, jnp.nan])), "the first of them row 2"),
         (np.diag([1.0, 1e300]), "too large for float32 in 2 of 2 rows"),

@@ -203,8 +203,9 @@ def test_models_of_your_own(no_figure, tmp_path):
     report = diffusion_models.run(config)
     assert report.groups() == ["files"]
     assert [row["model"] for row in report.rows] == ["model0", "model1", "model2"]
-    # Noise moves the classes into each other.
-    assert report.correlation("files", "dsmi_labels_2.5")["spearman"] > 0.9
+    # Noise moves the classes into each other, until nothing tells two of the models apart.
+    assert np.argmax(report.column("files", "dsmi_labels_2.5")) == 0
+    assert report.correlation("files", "adjusted_2.5")["spearman"] > 0.8
     adjusted = report.column("files", "adjusted_2.5")
     assert adjusted[0] > 0.9 > 0.5 > adjusted[1:].max()
     assert np.isfinite(report.column("files", "dsmi_inputs_2.5")).all()

@@ -1,13 +1,17 @@
 """Rules for the bandwidth against plain distances of every pair."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from entropax.kernels import bandwidth as module
 from entropax.kernels.bandwidth import RULES, bandwidth
+
+# The package exports a function of the name of the module.
+module = sys.modules["entropax.kernels.bandwidth"]
 
 RNG = np.random.default_rng(0)
 fast = jax.jit(bandwidth, static_argnames=("sigma", "neighbours"))
