@@ -3,6 +3,8 @@
 - `ConvNet`: a small convolutional classifier with batch, group or layer normalisation.
 - `CNN`: one without normalisation and without biases, in the NTK or the standard parameterisation.
 - `ResNet`, `VisionTransformer`: small ones, for images of a few hundred pixels.
+- `load_tensors`, `convert_tensors`, `cifar_resnet`: published weights; `normalised_inputs`: what they
+  expect of images.
 - `layer_features`: what the layers of any linen module pass on.
 - `contrastive_loss`, `nt_xent`, `Projected`: training without labels (SimCLR), with the views of
   `models.augmentation`; `linear_probe`: how much of the labels features hold.
@@ -18,8 +20,10 @@
 from entropax.convolution import convolution
 from entropax.models.cnn import CNN, patch_convolution
 from entropax.models.contrastive import Projected, contrastive_loss, nt_xent
+from entropax.models.convert import cifar_resnet, convert_tensors, load_tensors
 from entropax.models.convnet import ConvNet
 from entropax.models.ensembles import EnsembleState, Trainer, ensemble_trainer, evaluate_ensemble
+from entropax.models.inputs import normalised_inputs
 from entropax.models.intermediates import layer_features
 from entropax.models.probe import linear_probe
 from entropax.models.resnet import ResNet
@@ -36,13 +40,17 @@ __all__ = [
     "Trainer",
     "VisionTransformer",
     "batch_statistics",
+    "cifar_resnet",
     "contrastive_loss",
+    "convert_tensors",
     "convolution",
     "ensemble_trainer",
     "evaluate_ensemble",
     "fit_classifier",
     "layer_features",
     "linear_probe",
+    "load_tensors",
+    "normalised_inputs",
     "nt_xent",
     "patch_convolution",
     "running_statistics",

@@ -15,13 +15,17 @@ class ResNet(nn.Module):
 
     A block is two 3x3 convolutions with BatchNorm, the input added before the last ReLU. The first
     block of every stage but the first halves the resolution; where resolution or width change, the
-    input passes a 1x1 convolution with BatchNorm first. With three stages this is the network for
-    CIFAR of He et al., section 4.2, which has no convolution there.
+    input passes a 1x1 convolution with BatchNorm first, or is subsampled and gets channels of zeros
+    on both sides. With three stages and such zeros this is the network for CIFAR of He et al.,
+    section 4.2.
 
     Attributes:
       num_classes: number of logits.
       widths: channels of each stage.
       blocks: of each stage.
+      shortcut: `"projection"`, the 1x1 convolution, or `"zeros"` (options B and A of He et al.).
+      padding: of the 3x3 convolutions, `"SAME"` or, as torch has it, 1 pixel on every side. They
+        differ where the resolution is halved.
       conv_init: initialiser of every convolution.
       dense_init: initialiser of the dense layer's matrix; its bias begins with 0, as those of the
         BatchNorm layers do, whose scales begin with 1.
@@ -43,6 +47,8 @@ class ResNet(nn.Module):
     num_classes: int
     widths: Sequence[int] = (16, 32, 64)
     blocks: int = 2
+    shortcut: str = "projection"
+    padding: str | int = "SAME"
     conv_init: nn.initializers.Initializer = nn.initializers.he_normal()
     dense_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
@@ -53,12 +59,14 @@ class ResNet(nn.Module):
                 f"`widths` must name at least one stage, and `blocks` be at least 1, got "
                 f"{tuple(self.widths)} and {self.blocks}."
             )
-        self.stem = _Convolution(self.widths[0], 3, 1, self.conv_init)
+        if self.shortcut not in ("projection", "zeros"):
+            raise ValueError(f"`shortcut` must be 'projection' or 'zeros', got {self.shortcut!r}.")
+        self.stem = _Convolution(self.widths[0], 3, 1, self.conv_init, self.padding)
         residual = []
         for stage, width in enumerate(self.widths):
             for block in range(self.blocks):
                 stride = 2 if stage and not block else 1
-                residual.append(_Block(width, stride, self.conv_init))
+                residual.append(_Block(width, stride, self.conv_init, self.shortcut, self.padding))
         self.residual = residual
         self.head = nn.Dense(self.num_classes, kernel_init=self.dense_init)
 
@@ -85,6 +93,7 @@ class _Convolution(nn.Module):
     size: int
     stride: int
     init_fn: nn.initializers.Initializer
+    padding: str | int
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -92,6 +101,7 @@ class _Convolution(nn.Module):
             self.width,
             (self.size, self.size),
             (self.stride, self.stride),
+            padding=self.padding,
             use_bias=False,
             kernel_init=self.init_fn,
             conv_general_dilated=convolution,
@@ -106,11 +116,22 @@ class _Block(nn.Module):
     width: int
     stride: int
     init_fn: nn.initializers.Initializer
+    shortcut: str
+    padding: str | int
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        y = nn.relu(_Convolution(self.width, 3, self.stride, self.init_fn, name="first")(x, train))
-        y = _Convolution(self.width, 3, 1, self.init_fn, name="second")(y, train)
+        def convolved(x: Array, size: int, stride: int, name: str) -> Array:
+            padding = self.padding if size > 1 else 0
+            layer = _Convolution(self.width, size, stride, self.init_fn, padding, name=name)
+            return layer(x, train)
+
+        y = convolved(nn.relu(convolved(x, 3, self.stride, "first")), 3, 1, "second")
         if x.shape != y.shape:
-            x = _Convolution(self.width, 1, self.stride, self.init_fn, name="shortcut")(x, train)
+            if self.shortcut == "projection":
+                x = convolved(x, 1, self.stride, "shortcut")
+            else:
+                x = x[:, :: self.stride, :: self.stride]
+                more = self.width - x.shape[-1]
+                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)))
         return nn.relu(x + y)

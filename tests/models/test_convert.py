@@ -1,0 +1,160 @@
+"""Weights of torch give the logits that a network written in torch's layout gives."""
+
+import pickle
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from safetensors.flax import save_file
+
+from entropax.models import running_statistics
+from entropax.models.convert import cifar_resnet, convert_tensors, load_tensors
+
+WIDTHS = (4, 8, 16)
+
+
+def random_tensors(blocks=1, seed=0):
+    rng = np.random.default_rng(seed)
+    tensors = {}
+
+    def convolution(name, inputs, outputs):
+        tensors[f"{name}.weight"] = rng.normal(0, 0.3, (outputs, inputs, 3, 3)).astype(np.float32)
+
+    def norm(name, width):
+        tensors[f"{name}.weight"] = rng.uniform(0.5, 1.5, width).astype(np.float32)
+        tensors[f"{name}.bias"] = rng.normal(size=width).astype(np.float32)
+        tensors[f"{name}.running_mean"] = rng.normal(size=width).astype(np.float32)
+        tensors[f"{name}.running_var"] = rng.uniform(0.5, 2, width).astype(np.float32)
+        tensors[f"{name}.num_batches_tracked"] = np.asarray(7)
+
+    convolution("conv1", 3, WIDTHS[0])
+    norm("bn1", WIDTHS[0])
+    inputs = WIDTHS[0]
+    for stage, width in enumerate(WIDTHS, start=1):
+        for block in range(blocks):
+            for place in (1, 2):
+                convolution(f"layer{stage}.{block}.conv{place}", inputs, width)
+                norm(f"layer{stage}.{block}.bn{place}", width)
+                inputs = width
+    tensors["linear.weight"] = rng.normal(size=(5, WIDTHS[-1])).astype(np.float32)
+    tensors["linear.bias"] = rng.normal(size=5).astype(np.float32)
+    return tensors
+
+
+def by_hand(tensors, x, blocks=1):
+    """He et al.'s network for CIFAR on `[b, channels, h, w]`, with torch's names and padding."""
+
+    def layer(x, convolution, norm, stride):
+        x = lax.conv_general_dilated(
+            x, tensors[f"{convolution}.weight"], (stride, stride), ((1, 1), (1, 1)),
+            precision="highest",
+        )  # fmt: skip
+        mean, var, scale, shift = (
+            tensors[f"{norm}.{leaf}"][:, None, None]
+            for leaf in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / np.sqrt(var + 1e-5) * scale + shift
+
+    x = jax.nn.relu(layer(x, "conv1", "bn1", 1))
+    for stage in (1, 2, 3):
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            y = jax.nn.relu(layer(x, f"{name}.conv1", f"{name}.bn1", stride))
+            y = layer(y, f"{name}.conv2", f"{name}.bn2", 1)
+            if stride == 2:
+                more = x.shape[1] // 2
+                x = jnp.pad(x[:, :, ::2, ::2], ((0, 0), (more, more), (0, 0), (0, 0)))
+            x = jax.nn.relu(x + y)
+    return x.mean((2, 3)) @ tensors["linear.weight"].T + tensors["linear.bias"]
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_published_resnet_gives_its_logits(blocks):
+    tensors = random_tensors(blocks)
+    module, (variables, unused) = cifar_resnet(tensors)
+    x = np.random.default_rng(1).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    found = jax.jit(running_statistics(module))(variables, x)
+    expected = by_hand(tensors, x.transpose(0, 3, 1, 2), blocks)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert unused == ()
+    assert (module.num_classes, module.widths, module.blocks) == (5, WIDTHS, blocks)
+
+
+def test_a_missing_tensor_is_named():
+    tensors = random_tensors()
+    del tensors["layer2.0.bn1.running_var"]
+    with pytest.raises(ValueError, match="batch_stats/residual_1/first/norm/var is not there"):
+        cifar_resnet(tensors)
+
+
+def test_a_tensor_of_another_shape_is_named():
+    tensors = random_tensors()
+    tensors["layer1.0.bn2.bias"] = np.zeros(9, np.float32)
+    with pytest.raises(ValueError, match=r"second/norm/bias is \(9,\), expected \(4,\)"):
+        cifar_resnet(tensors)
+
+
+def test_what_is_not_used_is_reported():
+    tensors = {**random_tensors(), "layer4.0.conv1.weight": np.zeros((1, 1, 3, 3))}
+    assert cifar_resnet(tensors)[1].unused == ("layer4.0.conv1.weight",)
+
+
+def test_another_network():
+    with pytest.raises(ValueError, match="three stages"):
+        cifar_resnet({"fc.weight": np.zeros((2, 2))})
+    with pytest.raises(ValueError, match="three stages"):
+        cifar_resnet({k: v for k, v in random_tensors(2).items() if "layer3.1" not in k})
+
+
+def test_dtypes_are_those_of_the_module():
+    like = jax.eval_shape(nn.Dense(2).init, jax.random.key(0), jnp.zeros((1, 3)))
+    big_endian = {"weight": np.arange(6.0).reshape(2, 3).astype(">f8"), "bias": np.ones(2, "f2")}
+    variables, _ = convert_tensors(big_endian, like, lambda layer: "")
+    kernel = variables["params"]["kernel"]
+    assert kernel.dtype == jnp.float32
+    np.testing.assert_array_equal(kernel, np.arange(6.0).reshape(2, 3).T)
+
+
+def test_files(tmp_path):
+    np.savez(tmp_path / "plain.npz", **{"module.a.weight": np.ones(2), "module.b": np.zeros(1)})
+    assert sorted(load_tensors(tmp_path / "plain.npz")) == ["a.weight", "b"]
+    with pytest.raises(FileNotFoundError, match="no file of weights"):
+        load_tensors(tmp_path / "none.npz")
+    (tmp_path / "weights.h5").touch()
+    with pytest.raises(ValueError, match=r"Weights come as \.npz"):
+        load_tensors(tmp_path / "weights.h5")
+
+
+def test_safetensors(tmp_path):
+    tensors = {"a.weight": jnp.arange(3, dtype=jnp.bfloat16), "b": jnp.ones(2, jnp.float16)}
+    save_file(tensors, tmp_path / "weights.safetensors")
+    found = load_tensors(tmp_path / "weights.safetensors")
+    assert {name: value.dtype for name, value in found.items()} == {
+        name: value.dtype for name, value in tensors.items()
+    }
+    np.testing.assert_array_equal(found["a.weight"].astype(np.float32), np.arange(3))
+    (tmp_path / "broken.safetensors").write_bytes(b"{}")
+    with pytest.raises(ValueError, match="not a file of tensors"):
+        load_tensors(tmp_path / "broken.safetensors")
+
+
+class _Code:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit",))
+
+
+def test_a_file_with_code_or_half_a_file_is_refused(tmp_path):
+    code = np.empty(1, object)
+    code[0] = _Code()
+    np.savez(tmp_path / "code.npz", weight=code)
+    np.savez(tmp_path / "whole.npz", weight=np.arange(100.0))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "pickle.npz").write_bytes(pickle.dumps(_Code()))
+    for name in ("code", "half", "pickle"):
+        with pytest.raises(ValueError, match="plain arrays"):
+            load_tensors(tmp_path / f"{name}.npz")
