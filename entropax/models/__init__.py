@@ -3,8 +3,8 @@
 - `ConvNet`: a small convolutional classifier with batch, group or layer normalisation.
 - `CNN`: one without normalisation and without biases, in the NTK or the standard parameterisation.
 - `ResNet`, `VisionTransformer`: small ones, for images of a few hundred pixels.
-- `load_tensors`, `convert_tensors`, `cifar_resnet`: published weights; `normalised_inputs`: what they
-  expect of images.
+- `load_tensors`, `convert_tensors`, `cifar_resnet`: published weights; `normalised_inputs`, on
+  images in [0, 1].
 - `layer_features`: what the layers of any linen module pass on.
 - `contrastive_loss`, `nt_xent`, `Projected`: training without labels (SimCLR), with the views of
   `models.augmentation`; `linear_probe`: how much of the labels features hold.

@@ -4,6 +4,7 @@ A file of weights is read without running anything that is in it. The names in i
 the variables, and the arrays get the layout that linen has.
 """
 
+import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -89,8 +90,11 @@ def _torch(path: Path) -> Tensors:
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises its own pickle errors, RuntimeError and EOFError
-        raise ValueError(f"{path} is not a file of tensors alone: {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        # Torch's own message advises to run what is in the file.
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors, such as code, which is not run."
+        ) from error
     for name in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
