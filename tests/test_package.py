@@ -15,7 +15,7 @@ LAYERS = [
     {"parameters", "entropy", "convolution"},
     {"spectra"},
     {"kernels"},
-    {"diffusion", "selection", "tta"},
+    {"diffusion", "selection", "tta", "uncertainty"},
     {"estimation"},
     {"checkpoint", "models", "data"},
     {"experiments"},
