@@ -1,0 +1,1 @@
+"""How far a network may be trusted: scores, ranking, calibration."""
