@@ -46,6 +46,8 @@ def test_imports_run_downwards(file):
     [
         ("import entropax", "jax flax tensorflow torch matplotlib orbax"),
         ("from entropax import tta, estimation, entropy", "flax tensorflow torch matplotlib orbax"),
+        ("from entropax import uncertainty", "flax tensorflow torch matplotlib orbax sklearn"),
+        ("from entropax.checkpoint import entropy_accumulator", "orbax flax tensorflow"),
         ("from entropax import diffusion, kernels", "flax tensorflow torch matplotlib sklearn"),
         ("import entropax.data", "tensorflow torch matplotlib sklearn tensorflow_datasets PIL"),
         ("import entropax.experiments.tta", "tensorflow torch"),

@@ -6,8 +6,9 @@
 - `diffusion_initialisation`: what the entropy of an untrained network tells of its training.
 - `diffusion_models`: which entropies rank models by their accuracy.
 - `diffusion_estimators`: mutual information on blobs, where it is known.
+- `uncertainty`: how far the confidence of many models can be trusted.
+- `checkpointing`: which checkpoint is worth keeping, by accuracy, loss or entropy.
 - `prepare`: raw image files to a named data set.
 
-`run_folder` keeps their results, `tables`, `figures`, `diffusion_figures` and `study_figures` show
-them.
+`run_folder` keeps their results, `tables` and the modules named `..._figures` show them.
 """

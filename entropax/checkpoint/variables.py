@@ -1,0 +1,39 @@
+"""One pytree of arrays to a folder and back."""
+
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+
+from entropax.checkpoint.trees import placed
+from entropax.types import Variables
+
+
+def save_variables(path: str | Path, variables: Variables) -> None:
+    """Write a pytree of arrays to a new folder; a killed run leaves no half of it under that name.
+
+    Raises:
+      ValueError: the folder exists.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(path).absolute(), variables)
+
+
+def restore_variables(path: str | Path, like: Variables) -> Variables:
+    """Read what `save_variables` wrote.
+
+    Args:
+      path: the folder.
+      like: a tree of the same structure with the expected shapes and dtypes, arrays or
+        `jax.ShapeDtypeStruct`s (`jax.eval_shape(module.init, ...)` makes one for free). Where its
+        leaves have a sharding, the arrays get it; otherwise they go to the first local device.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: the stored tree has another structure, other shapes or dtypes.
+    """
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(path).item_metadata.tree
+        return checkpointer.restore(path, placed(stored, like, origin=str(path)))
