@@ -5,8 +5,8 @@
   walks on points.
 - `entropax.spectra`: from kernels to spectra, exactly or by stochastic Lanczos quadrature.
 - `entropax.diffusion`: diffusion spectral entropy and mutual information of representations.
-- `entropax.uncertainty`: confidence scores, ranking and selective prediction, calibration, scaling of
-  logits, intervals.
+- `entropax.uncertainty`: confidence scores, ranking and selective prediction, calibration, scaling
+  of logits, intervals.
 - `entropax.selection`: which examples to train on, by entropy and otherwise.
 - `entropax.tta`: test-time adaptation by entropy minimisation, and label flips.
 - `entropax.estimation`: accuracy without labels, with intervals.
