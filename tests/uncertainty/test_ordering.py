@@ -49,7 +49,7 @@ whole_share = jax.jit(ordering.whole_share, static_argnames="share")
 def all_metrics(scores, correct=None, where=None):
     ranking = ordering.ranking_of(scores, correct, where=where)
     values = {name: metric(ranking) for name, metric in METRICS.items()}
-    return values | {"gini": gini.gini(ranking)}
+    return values | {"gini": gini(ranking)}
 
 
 compiled = jax.jit(all_metrics)
