@@ -26,7 +26,9 @@ def test_two_set_up_commands():
 def test_examples(capsys):
     namespace = run_blocks(README)
     interval, *printed = capsys.readouterr().out.splitlines()
-    entropies, measured, tracked = printed[:3], printed[3:5], printed[5:]
+    entropies, measured, tracked, trusted, kept = (
+        printed[i:j] for i, j in ((0, 3), (3, 5), (5, 7), (7, 10), (10, None))
+    )
     assert re.fullmatch(r"[\d.]+%, 90 % interval [\d.]+% to [\d.]+%", interval)
     # Those that the text tells, but for the rounding of another machine.
     told = [float(number) for number in re.findall(r"0\.\d+", README.split("It prints")[1])[:3]]
@@ -38,6 +40,12 @@ def test_examples(capsys):
         np.testing.assert_allclose(*numbers, atol=0.1)
     assert len(tracked) == 2
     assert "adjusted_labels" in tracked[0]
+    for line, name in zip(trusted, ("AUROC", "ECE", "coverage at 99 % accuracy"), strict=True):
+        value, lower, upper = map(
+            float, re.fullmatch(rf"{name}: (\S+) \[(\S+), (\S+)\]", line).groups()
+        )
+        assert 0 <= lower <= value <= upper <= 1
+    assert kept == ["saved", "saved"]
     estimate = namespace["estimate"]
     assert 0.5 < estimate.value < 1
     assert estimate.upper - estimate.lower < 0.9

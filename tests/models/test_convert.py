@@ -8,40 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from models.resnet_tensors import WIDTHS, random_tensors
 from safetensors.flax import save_file
 
 from entropax.models import running_statistics
 from entropax.models.convert import cifar_resnet, convert_tensors, load_tensors
-
-WIDTHS = (4, 8, 16)
-
-
-def random_tensors(blocks=1, seed=0):
-    rng = np.random.default_rng(seed)
-    tensors = {}
-
-    def convolution(name, inputs, outputs):
-        tensors[f"{name}.weight"] = rng.normal(0, 0.3, (outputs, inputs, 3, 3)).astype(np.float32)
-
-    def norm(name, width):
-        tensors[f"{name}.weight"] = rng.uniform(0.5, 1.5, width).astype(np.float32)
-        tensors[f"{name}.bias"] = rng.normal(size=width).astype(np.float32)
-        tensors[f"{name}.running_mean"] = rng.normal(size=width).astype(np.float32)
-        tensors[f"{name}.running_var"] = rng.uniform(0.5, 2, width).astype(np.float32)
-        tensors[f"{name}.num_batches_tracked"] = np.asarray(7)
-
-    convolution("conv1", 3, WIDTHS[0])
-    norm("bn1", WIDTHS[0])
-    inputs = WIDTHS[0]
-    for stage, width in enumerate(WIDTHS, start=1):
-        for block in range(blocks):
-            for place in (1, 2):
-                convolution(f"layer{stage}.{block}.conv{place}", inputs, width)
-                norm(f"layer{stage}.{block}.bn{place}", width)
-                inputs = width
-    tensors["linear.weight"] = rng.normal(size=(5, WIDTHS[-1])).astype(np.float32)
-    tensors["linear.bias"] = rng.normal(size=5).astype(np.float32)
-    return tensors
 
 
 def by_hand(tensors, x, blocks=1):

@@ -1,0 +1,153 @@
+"""The program from top to bottom."""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import entropax
+from entropax.experiments import uncertainty
+from entropax.experiments.command_line import run_command
+from entropax.experiments.run_folder import RunFolder, open_run
+from entropax.experiments.tables import make_console
+from entropax.experiments.uncertainty.config import Config
+from entropax.experiments.uncertainty.measure import difference, measure
+from entropax.experiments.uncertainty.published import published_csv, published_row
+from entropax.experiments.uncertainty.report import (
+    Comparison,
+    Report,
+    make_report,
+    ranking_table,
+    summary,
+    write_results,
+)
+from entropax.experiments.uncertainty.sources import Files, Outputs, Source, Trained, Weights
+
+# Options that change no measurement: a finished run can be reported anew with them, or with more
+# models. Which models there are, their files and the networks to train, is kept in each record.
+_OMITTED = (
+    *("run_dir", "data_dir", "path", "size", "outputs", "weights", "on_error", "networks"),
+    "sort_by",
+)
+
+
+def run(config: Config, *, source: Source | None = None) -> Report:
+    """Measure every model, report.
+
+    Args:
+      config: the options.
+      source: models from elsewhere, in place of those that `config` names.
+
+    Raises:
+      FileNotFoundError: the data are not there; the message says where to put them.
+      FloatingPointError: the training of a network failed.
+      ValueError: the data, a file or the run folder do not fit the settings; with
+        `on_error="skip"`, only if no model is left.
+    """
+    path = config.run_dir or Path("runs") / f"uncertainty-{_of_what(config)}-seed{config.seed}"
+    if source is None and config.outputs is not None:
+        source = Files(config.outputs)
+    elif source is None and config.weights:
+        source = Weights(config)
+    elif source is None:
+        source = Trained(config, path / "networks")
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OMITTED}
+    if not isinstance(source, Trained):
+        settings = {k: v for k, v in settings.items() if k not in ("data", "max_train", "epochs")}
+    settings |= {**source.settings, "entropax": entropax.__version__}
+    folder = open_run(path, settings)
+
+    records, skipped = _measure_all(config, source, folder)
+    if not records:
+        raise ValueError(f"None of the {len(source.names)} models could be measured.")
+    report = make_report(config, records, skipped, title=source.title)
+    if len(report.rows) > 1:
+        report = report._replace(comparison=_compare(config, source, report))
+    write_results(folder, report)
+    if config.compat == "reference":
+        folder.write("published.csv", published_csv(records))
+    _show(report, path)
+    return report
+
+
+def _of_what(config: Config) -> str:
+    if config.outputs is not None:
+        return config.outputs.name
+    return f"{config.data}-weights" if config.weights else config.data
+
+
+def _measure_all(
+    config: Config, source: Source, folder: RunFolder
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Records of all models in the order of the source, and why some have none."""
+    known = {record["model"]: record for record in folder.records()}
+    labels = next((record["labels"] for record in known.values()), None)
+    records, skipped = [], {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = make_console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        for name in progress.track(source.names, description="Models"):
+            try:
+                identity = source.identity(name)
+                record = known.get(name)
+                if record is None or record["identity"] != identity:
+                    outputs = source.load(name)
+                    labels = _same_labels(name, outputs, labels)
+                    record = {
+                        "model": name,
+                        "identity": identity,
+                        "labels": labels,
+                        "about": outputs.about,
+                        **measure(config, outputs),
+                    }
+                    if config.compat == "reference":
+                        record["published"] = published_row(config, name, outputs)
+                    folder.append(record)
+            except ValueError as error:
+                if config.on_error == "stop":
+                    raise
+                skipped[name] = str(error)
+            else:
+                records.append(record)
+    return records, skipped
+
+
+def _same_labels(name: str, outputs: Outputs, expected: list[int] | None) -> list[int]:
+    """Number and checksum of the labels, which have to be those of the other models.
+
+    Raises:
+      ValueError: they are not.
+    """
+    labels = [len(outputs.labels), zlib.crc32(outputs.labels.astype("<i4").tobytes())]
+    if expected is not None and labels != expected:
+        raise ValueError(
+            f"{name}: the labels of its {labels[0]} examples are not those of the other models "
+            f"({expected[0]} examples). Models are compared on the same examples in the same order."
+        )
+    return labels
+
+
+def _compare(config: Config, source: Source, report: Report) -> Comparison:
+    """The best model with the next, example by example."""
+    first, second = (row["model"] for row in report.sorted_rows()[:2])
+    found = difference(config, config.sort_by, source.load(first), source.load(second))
+    numbers = (found.value, found.lower, found.upper, found.p_value)
+    return Comparison(first, second, *map(float, numbers))
+
+
+def _show(report: Report, path: Path) -> None:
+    console: Console = make_console()
+    console.print(ranking_table(report))
+    for line in summary(report):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    files = ", ".join(sorted(file.name for file in path.iterdir()))
+    console.print(f"{path}: {files}", soft_wrap=True, highlight=False, markup=False)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run from the command line; wrong input ends with one sentence and exit code 2."""
+    run_command(run, Config, uncertainty, args)
