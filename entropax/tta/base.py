@@ -49,6 +49,8 @@ class Info(NamedTuple):
       stepped: whether the parameters were updated.
       finite: whether inputs and logits (of real examples), loss and gradient were all finite. When
         they were not, nothing was updated.
+      reset: whether a wrapper went back to the source parameters because of this batch.
+      collapsed: whether `collapse_alarm` rang; False without it.
     """
 
     logits: Float[Array, "b c"]
@@ -58,6 +60,8 @@ class Info(NamedTuple):
     loss: Float[Array, ""]
     stepped: Bool[Array, ""]
     finite: Bool[Array, ""]
+    reset: Bool[Array, ""] | bool = False
+    collapsed: Bool[Array, ""] | bool = False
 
 
 class Adapter(NamedTuple):
