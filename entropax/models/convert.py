@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +101,7 @@ def _torch(path: Path) -> Tensors:
         raise ValueError(f"{path} does not hold a dictionary of tensors.")
     # NumPy has no bfloat16 of its own.
     return {
-        name: (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        name: (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
         for name, value in content.items()
     }
 
@@ -112,8 +111,9 @@ def convert_tensors(
 ) -> Conversion:
     """Put tensors named and laid out as in torch into the variables of a linen module.
 
-    A matrix `[out, in]` is transposed, a kernel `[out, in, h, w]` becomes `[h, w, in, out]`; a
-    `weight` without such axes is a `scale`. `num_batches_tracked`, which linen lacks, is dropped.
+    A matrix `[out, in]` is transposed, a kernel `[out, in, h, w]` becomes `[h, w, in, out]`, one of
+    another number of axes likewise; a `weight` without such axes is a `scale`.
+    `num_batches_tracked`, which linen lacks, is dropped.
 
     Args:
       tensors: by name, from `load_tensors`.
@@ -125,7 +125,8 @@ def convert_tensors(
       Variables in the module's dtypes, and what in the file was not used.
 
     Raises:
-      ValueError: the file lacks a variable, or has it in another shape; the message names them.
+      ValueError: the file lacks a variable, has it twice or in another shape; the message names
+        them.
 
     >>> import flax.linen as nn
     >>> like = jax.eval_shape(nn.Dense(3).init, jax.random.key(0), jnp.zeros((1, 2)))
@@ -145,7 +146,9 @@ def convert_tensors(
         if path is None or (target := _target(path, leaf, value.ndim)) not in expected:
             unused.append(name)
             continue
-        axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(value.ndim, tuple(range(value.ndim)))
+        if target in found:
+            raise ValueError(f"Two tensors belong to {target}; the second one is {name}.")
+        axes = (*range(2, value.ndim), 1, 0) if value.ndim > 1 else (0,) * value.ndim
         found[target] = value.transpose(axes)
     problems = [f"{path} is not there" for path in sorted(expected.keys() - found.keys())]
     problems += [
@@ -176,7 +179,7 @@ def _target(path: str, leaf: str, ndim: int) -> str:
     return "/".join(part for part in (collection, path, name) if part)
 
 
-def cifar_resnet(tensors: Tensors) -> tuple[nn.Module, Conversion]:
+def cifar_resnet(tensors: Tensors) -> tuple[ResNet, Variables]:
     """The residual network for CIFAR-10 of He et al. (ResNet-20, 32, 44, 56, 110) with its weights.
 
     Its tensors are named `conv1`, `bn1`, `layer1.0.conv1`, ..., `linear`, as in the repository
@@ -184,7 +187,7 @@ def cifar_resnet(tensors: Tensors) -> tuple[nn.Module, Conversion]:
     ImageNet, `normalised_inputs`.
 
     Raises:
-      ValueError: the tensors are another network's.
+      ValueError: the tensors are another network's, such as one with convolutions in its shortcuts.
 
     Reference: K. He et al., "Deep residual learning for image recognition" (2015), section 4.2.
     """
@@ -217,7 +220,13 @@ def cifar_resnet(tensors: Tensors) -> tuple[nn.Module, Conversion]:
         )
 
     like = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    return module, convert_tensors(tensors, like, rename)
+    variables, unused = convert_tensors(tensors, like, rename)
+    if unused:
+        raise ValueError(
+            f"The network has no place for {', '.join(unused[:5])}"
+            + (f" and {len(unused) - 5} more." if len(unused) > 5 else ".")
+        )
+    return module, variables
 
 
 def _matches(pattern: str, names: Mapping[str, object]) -> list[str]:

@@ -34,7 +34,7 @@ def normalised_inputs(
 
     Raises:
       ValueError: `mean` and `std` differ in length, or a deviation is not positive; when it is
-        called, images of another number of channels.
+        called, images of another number of channels, or whole numbers, which are not in [0, 1].
 
     >>> on_images = normalised_inputs(lambda variables, x: x, mean=[0.5], std=[0.25])
     >>> on_images({}, jnp.ones((1, 1, 1, 1))).item()
@@ -51,6 +51,8 @@ def normalised_inputs(
             raise ValueError(
                 f"The network takes images of {len(centre)} channels, got {x.shape[-1]}."
             )
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"Images must be in [0, 1], got {x.dtype}; divide them by 255.")
         return (jnp.asarray(x) - centre) / scale
 
     if "where" in inspect.signature(apply_fn).parameters:

@@ -440,9 +440,9 @@ def test_published_weights_on_images(report, no_figures, tmp_path):
     assert [row["model"] for row in uncertainty.run(config).rows] == ["resnet0", "resnet1"]
 
     source = sources.Weights(config)
-    module, conversion = cifar_resnet(random_tensors(seed=1))
+    module, variables = cifar_resnet(random_tensors(seed=1))
     x = (source.test.x - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
-    expected = module.apply(conversion.variables, jnp.asarray(x))
+    expected = module.apply(variables, jnp.asarray(x))
     np.testing.assert_allclose(source.load("resnet1").logits, expected, rtol=1e-4, atol=1e-4)
 
     few = random_tensors()

@@ -46,12 +46,11 @@ def by_hand(tensors, x, blocks=1):
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_a_published_resnet_gives_its_logits(blocks):
     tensors = random_tensors(blocks)
-    module, (variables, unused) = cifar_resnet(tensors)
+    module, variables = cifar_resnet(tensors)
     x = np.random.default_rng(1).normal(size=(3, 16, 16, 3)).astype(np.float32)
     found = jax.jit(running_statistics(module))(variables, x)
     expected = by_hand(tensors, x.transpose(0, 3, 1, 2), blocks)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-    assert unused == ()
     assert (module.num_classes, module.widths, module.blocks) == (5, WIDTHS, blocks)
 
 
@@ -69,9 +68,30 @@ def test_a_tensor_of_another_shape_is_named():
         cifar_resnet(tensors)
 
 
-def test_what_is_not_used_is_reported():
-    tensors = {**random_tensors(), "layer4.0.conv1.weight": np.zeros((1, 1, 3, 3))}
-    assert cifar_resnet(tensors)[1].unused == ("layer4.0.conv1.weight",)
+def test_a_shortcut_with_weights_is_another_network():
+    tensors = {**random_tensors(), "layer2.0.shortcut.0.weight": np.zeros((8, 4, 1, 1))}
+    with pytest.raises(ValueError, match=r"no place for layer2\.0\.shortcut\.0\.weight"):
+        cifar_resnet(tensors)
+
+
+def test_what_is_not_used_is_reported_and_what_comes_twice_refused():
+    like = jax.eval_shape(nn.Dense(2).init, jax.random.key(0), jnp.zeros((1, 3)))
+    tensors = {"a.weight": np.ones((2, 3)), "a.bias": np.ones(2), "b.bias": np.ones(2)}
+    found = convert_tensors(tensors, like, {"a": ""}.get)
+    assert found.unused == ("b.bias",)
+    with pytest.raises(ValueError, match=r"Two tensors belong to params/bias; .* b\.bias"):
+        convert_tensors(tensors, like, lambda layer: "")
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_kernels_of_any_number_of_axes(axes):
+    module = nn.Conv(5, (3,) * axes, use_bias=False)
+    like = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *(4,) * axes, 2)))
+    value = np.random.default_rng(0).normal(size=(5, 2, *(3,) * axes)).astype(np.float32)
+    kernel = convert_tensors({"weight": value}, like, lambda layer: "").variables["params"][
+        "kernel"
+    ]
+    np.testing.assert_array_equal(np.moveaxis(kernel, (-1, -2), (0, 1)), value)
 
 
 def test_another_network():

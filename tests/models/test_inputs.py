@@ -25,3 +25,5 @@ def test_wrong_input():
         normalised_inputs(lambda variables, x: x, mean=[0.0], std=[0.0])
     with pytest.raises(ValueError, match="3 channels, got 1"):
         normalised_inputs(lambda variables, x: x)({}, X[..., :1])
+    with pytest.raises(ValueError, match="divide them by 255"):
+        normalised_inputs(lambda variables, x: x)({}, np.zeros((1, 2, 2, 3), np.uint8))

@@ -224,11 +224,9 @@ class Weights:
         path = self.paths[name]
         tensors = load_tensors(path)
         try:
-            module, (variables, unused) = cifar_resnet(tensors)
+            module, variables = cifar_resnet(tensors)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if unused:
-            raise ValueError(f"{path}: the network has no place for {', '.join(unused[:5])}.")
         if self.test.labels.max() >= module.num_classes:
             raise ValueError(
                 f"{path}: the network has {module.num_classes} classes, the images have labels up "
