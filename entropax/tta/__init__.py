@@ -6,7 +6,12 @@ Every method is an `Adapter(init, step, predict)` whose `step` is a `jax.lax.sca
 - `tent`: minimises the mean entropy of each batch.
 - `eta`, `eata`: reliable and non-redundant examples only; EATA adds an anchor to the source weights
   (`fisher_information`).
-- `rdumb`: ETA with a periodic reset; `reset_every`, `repeat` and `map_inputs` wrap any adapter.
+- `rdumb`: ETA with a periodic reset.
+- `sar`: sharpness-aware, with a reset when the entropy gets too low; `deyo`: examples whose
+  prediction needs the shape of things, by shuffled patches (`patch_shuffle`).
+- `robust_pseudo_labels`, `conjugate_pseudo_labels`: other losses than the entropy.
+- `reset_every`, `reset_on_low_entropy`, `restore_at_random`, `collapse_alarm`, `repeat` and
+  `map_inputs` wrap any adapter.
 - `Batch(x, where)`: examples and which of them are real; `adapt`: a whole stream of batches as one
   scan.
 - `count_flips`, `Flips`: predictions that change during adaptation, from which `estimation` reads
@@ -15,7 +20,10 @@ Every method is an `Adapter(init, step, predict)` whose `step` is a `jax.lax.sca
 """
 
 from entropax.parameters import is_norm_affine, merge, partition
+from entropax.tta.alarm import collapse_alarm
 from entropax.tta.base import Adapter, Info, State, adapt
+from entropax.tta.conjugate_pseudo_labels import conjugate_poly_loss, conjugate_pseudo_labels
+from entropax.tta.deyo import DeyoLimits, deyo, patch_shuffle
 from entropax.tta.eata import (
     CIFAR10_LIMITS,
     CIFAR100_LIMITS,
@@ -29,6 +37,9 @@ from entropax.tta.flips import Flips, confidence_rank, count_flips, flip_rate, f
 from entropax.tta.minimisation import minimise_entropy
 from entropax.tta.norm import norm
 from entropax.tta.rdumb import rdumb
+from entropax.tta.resets import reset_on_low_entropy, restore_at_random
+from entropax.tta.robust_pseudo_labels import generalised_cross_entropy, robust_pseudo_labels
+from entropax.tta.sar import IMAGENET_SAR_LIMITS, SarLimits, sar
 from entropax.tta.tent import tent
 from entropax.tta.wrappers import map_inputs, repeat, reset_every
 from entropax.types import Batch
@@ -37,28 +48,41 @@ __all__ = [
     "CIFAR10_LIMITS",
     "CIFAR100_LIMITS",
     "IMAGENET_LIMITS",
+    "IMAGENET_SAR_LIMITS",
     "Adapter",
     "Batch",
+    "DeyoLimits",
     "Flips",
     "Info",
     "Limits",
+    "SarLimits",
     "State",
     "adapt",
+    "collapse_alarm",
     "confidence_rank",
+    "conjugate_poly_loss",
+    "conjugate_pseudo_labels",
     "count_flips",
+    "deyo",
     "eata",
     "eta",
     "fisher_information",
     "flip_rate",
     "flip_rate_stderr",
+    "generalised_cross_entropy",
     "is_norm_affine",
     "map_inputs",
     "merge",
     "minimise_entropy",
     "norm",
     "partition",
+    "patch_shuffle",
     "rdumb",
     "repeat",
     "reset_every",
+    "reset_on_low_entropy",
+    "restore_at_random",
+    "robust_pseudo_labels",
+    "sar",
     "tent",
 ]

@@ -43,7 +43,8 @@ class Info(NamedTuple):
     Attributes:
       logits: `[b, c]` predictions for the batch, made before the update.
       entropy: `[b]` their entropies in nats.
-      weight: `[b]` coefficient of each example's entropy in the loss; 0 where it was left out.
+      weight: `[b]` coefficient of each example's term (most often its entropy) in the loss; 0 where
+        it was left out.
       selected: number of examples with a weight.
       loss: the value whose gradient was followed; 0 when nothing was selected.
       stepped: whether the parameters were updated.
@@ -86,6 +87,14 @@ def finite_rows(batch: Batch, logits: Float[Array, "b c"]) -> Bool[Array, ""]:
     x = batch.x.reshape(len(logits), -1)
     finite = jnp.all(jnp.isfinite(x), axis=-1) & jnp.all(jnp.isfinite(logits), axis=-1)
     return jnp.all(finite | ~batch.where)
+
+
+def require_classes(logits: Float[Array, "b c"], num_classes: int) -> None:
+    """Fail, when the step is traced, if the network has another number of classes."""
+    if logits.shape[-1] != num_classes:
+        raise ValueError(
+            f"`num_classes` is {num_classes}, but the network has {logits.shape[-1]} logits."
+        )
 
 
 def adapt(adapter: Adapter, variables: Variables, batches: Batch) -> tuple[State, Info]:

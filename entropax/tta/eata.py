@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Bool, Float
 
 from entropax.parameters import PathPredicate, is_norm_affine, partition
-from entropax.tta.base import Adapter, State
+from entropax.tta.base import Adapter, State, require_classes
 from entropax.tta.minimisation import mean_weight, minimise_entropy
 from entropax.types import ApplyFn, Array, Batch, Params, Variables, forward
 
@@ -157,10 +157,7 @@ def _filtered(
         entropy: Float[Array, " b"],
         where: Bool[Array, " b"],
     ) -> tuple[Float[Array, " b"], Anchored]:
-        if logits.shape[-1] != num_classes:
-            raise ValueError(
-                f"`num_classes` is {num_classes}, but the network has {logits.shape[-1]} logits."
-            )
+        require_classes(logits, num_classes)
         probs = jax.nn.softmax(logits)
         mean, seen = memory.redundancy
         novel = jnp.abs(_cosine(probs, mean)) < limits.cosine

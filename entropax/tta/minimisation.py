@@ -138,6 +138,18 @@ def follow_gradient(
     return Adapter(init, step, predict)
 
 
+def mean_over_batch(example_loss: Callable[[Array], Array]) -> Objective:
+    """The mean of `logits [b, c] -> losses [b]` over the real examples, as an objective."""
+
+    def objective(
+        state: State, params: Params, batch: Batch, logits: Float[Array, "b c"]
+    ) -> tuple[Float[Array, ""], Float[Array, " b"], Memory]:
+        weight = mean_weight(batch.where).astype(logits.dtype)
+        return weighted_sum(weight, example_loss(logits)), weight, state.memory.method
+
+    return objective
+
+
 def descend(
     tx: optax.GradientTransformation,
     state: State,

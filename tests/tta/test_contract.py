@@ -11,6 +11,12 @@ from oracles import GoldenNet, golden_stream, golden_variables, unstack
 
 from entropax import tta
 from entropax.models import ConvNet, batch_statistics
+from entropax.tta.alarm import collapse_alarm
+from entropax.tta.conjugate_pseudo_labels import conjugate_pseudo_labels
+from entropax.tta.deyo import DeyoLimits, deyo
+from entropax.tta.resets import reset_on_low_entropy, restore_at_random
+from entropax.tta.robust_pseudo_labels import robust_pseudo_labels
+from entropax.tta.sar import SarLimits, sar
 from entropax.types import Batch
 
 APPLY = batch_statistics(GoldenNet())
@@ -23,6 +29,15 @@ ADAPTERS = {
     "eta": lambda f: tta.eta(f, SGD, num_classes=10),
     "eata": lambda f: tta.eata(f, SGD, FISHER, num_classes=10, fisher_weight=1.0),
     "rdumb": lambda f: tta.rdumb(f, SGD, num_classes=10, period=3),
+    "sar": lambda f: sar(f, SGD, num_classes=10),
+    "deyo": lambda f: deyo(jax.random.key(0), f, SGD, num_classes=10),
+    "rpl": lambda f: robust_pseudo_labels(f, SGD),
+    "cpl": lambda f: conjugate_pseudo_labels(f, SGD),
+    "tent reset on low entropy": lambda f: reset_on_low_entropy(tta.tent(f, SGD), limit=0.2),
+    "tent restored at random": lambda f: restore_at_random(
+        jax.random.key(0), tta.tent(f, SGD), rate=0.1
+    ),
+    "tent with an alarm": lambda f: collapse_alarm(tta.tent(f, SGD), num_classes=10),
     "episodic tent": lambda f: tta.reset_every(tta.tent(f, SGD), period=1),
     "repeated eta": lambda f: tta.repeat(tta.eta(f, SGD, num_classes=10), steps=2),
     "tent on scaled inputs": lambda f: tta.map_inputs(tta.tent(f, SGD), lambda x: 0.9 * x),
@@ -45,8 +60,18 @@ def run(name, batches):
     return compiled(name)(golden_variables(), batches)
 
 
+def numbers(tree):
+    """The leaves of a tree, random keys as the integers that they are."""
+    return [
+        jax.random.key_data(leaf)
+        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+        else leaf
+        for leaf in jax.tree.leaves(tree)
+    ]
+
+
 def assert_trees_close(a, b, atol):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    for x, y in zip(numbers(a), numbers(b), strict=True):
         np.testing.assert_allclose(x, y, atol=atol, rtol=0)
 
 
@@ -102,7 +127,7 @@ def test_only_norm_parameters_move(name):
 @adapters
 def test_two_runs_are_identical(name):
     first, second = run(name, stream()), run(name, stream())
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+    for a, b in zip(numbers(first), numbers(second), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -153,7 +178,7 @@ def test_vmap_over_networks_and_streams_is_two_loops(name):
             np.testing.assert_allclose(table[i, j], infos.logits, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["tent", "rdumb"])
+@pytest.mark.parametrize("name", ["tent", "rdumb", "sar", "deyo"])
 @pytest.mark.parametrize("norm", ["group", "layer"])
 def test_networks_without_batch_norm(name, norm):
     module = ConvNet(10, features=(8, 8), norm=norm)
@@ -202,6 +227,13 @@ def test_wrong_number_of_classes_and_wrong_outputs():
     seven = tta.eta(APPLY, SGD, num_classes=7)
     with pytest.raises(ValueError, match="`num_classes` is 7, but the network has 10 logits"):
         seven.step(seven.init(golden_variables()), batch)
+    for other in (
+        sar(APPLY, SGD, num_classes=7),
+        deyo(jax.random.key(0), APPLY, SGD, num_classes=7),
+        collapse_alarm(tta.norm(APPLY), num_classes=7),
+    ):
+        with pytest.raises(ValueError, match="`num_classes` is 7, but the network has 10 logits"):
+            other.step(other.init(golden_variables()), batch)
     both = tta.tent(lambda variables, x: (APPLY(variables, x), x), SGD)
     with pytest.raises(ValueError, match="must return one array of logits"):
         both.step(both.init(golden_variables()), batch)
@@ -239,6 +271,56 @@ def test_literal_imagenet_limits_stop_adaptation_with_ten_classes():
         (lambda: tta.rdumb(APPLY, SGD, num_classes=10, period=-1), "`period` must be at least 1"),
         (lambda: tta.repeat(tta.norm(APPLY), steps=0), "`steps` must be at least 1"),
         (lambda: tta.eta(APPLY, SGD, num_classes=1), "`num_classes` must be at least 2"),
+        (lambda: sar(APPLY, SGD, num_classes=1), "`num_classes` must be at least 2"),
+        (lambda: sar(APPLY, SGD, num_classes=10, radius=0.0), "`radius` must be positive"),
+        (lambda: sar(APPLY, SGD, num_classes=10, compat="torch"), "`compat` must be None or"),
+        (
+            lambda: sar(APPLY, SGD, num_classes=10, limits=SarLimits(0.0, 0.1)),
+            "entropy limit must be positive, got 0.0",
+        ),
+        (
+            lambda: deyo(jax.random.key(0), APPLY, SGD, num_classes=1),
+            "`num_classes` must be at least 2",
+        ),
+        (
+            lambda: deyo(
+                jax.random.key(0), APPLY, SGD, num_classes=10, limits=DeyoLimits(1.0, 1.0, 1.5)
+            ),
+            r"PLPD must be in \[-1, 1\], got 1.5",
+        ),
+        (
+            lambda: deyo(
+                jax.random.key(0), APPLY, SGD, num_classes=10, limits=DeyoLimits(-1.0, 1.0, 0.2)
+            ),
+            "entropy limit must be positive, got -1.0",
+        ),
+        (lambda: robust_pseudo_labels(APPLY, SGD, exponent=1.1), r"`exponent` must be in \(0, 1\]"),
+        (
+            lambda: conjugate_pseudo_labels(APPLY, SGD, poly_weight=-1.0),
+            "`poly_weight` must not be",
+        ),
+        (lambda: reset_on_low_entropy(tta.norm(APPLY), limit=0.0), "`limit` must be positive"),
+        (
+            lambda: reset_on_low_entropy(tta.norm(APPLY), limit=0.1, decay=1.0),
+            r"`decay` must be in \[0, 1\), got 1.0",
+        ),
+        (
+            lambda: restore_at_random(jax.random.key(0), tta.norm(APPLY), rate=1.5),
+            r"`rate` must be in \[0, 1\], got 1.5",
+        ),
+        (lambda: collapse_alarm(tta.norm(APPLY), num_classes=1), "`num_classes` must be at least"),
+        (
+            lambda: collapse_alarm(tta.norm(APPLY), num_classes=10, diversity_limit=3.0),
+            "`diversity_limit` must be in",
+        ),
+        (
+            lambda: collapse_alarm(tta.norm(APPLY), num_classes=10, entropy_limit=0.0),
+            "`entropy_limit` must be positive",
+        ),
+        (
+            lambda: collapse_alarm(tta.norm(APPLY), num_classes=10, window=0.0),
+            "`window` must be a positive number",
+        ),
         (
             lambda: tta.eta(APPLY, SGD, num_classes=10, limits=tta.Limits(0.9, 0.0)),
             "cosine limit must be positive",
