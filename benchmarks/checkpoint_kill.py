@@ -35,7 +35,7 @@ def saver(directory: str, size: int) -> None:
 
     from entropax.checkpoint import EntropyCheckpointer
 
-    with EntropyCheckpointer(directory) as keeper:
+    with EntropyCheckpointer(directory, async_save=True) as keeper:
         start = time.perf_counter()
         step, found = -1, "none"
         try:

@@ -1,5 +1,6 @@
 """Keep the checkpoints of highest or lowest predictive entropy; orbax writes them."""
 
+import inspect
 import json
 import math
 import operator
@@ -36,7 +37,7 @@ class Decision(NamedTuple):
     """What `EntropyCheckpointer.step` did.
 
     Attributes:
-      saved: whether the state is written.
+      saved: whether the state is written, or is being written in the background.
       value: of this step.
       best_value: of the best checkpoint, this one included; None if there is none.
       best_step: its step.
@@ -60,8 +61,9 @@ class EntropyCheckpointer:
     overwritten: a checkpoint is written beside the one it replaces and renamed when it is complete;
     after that the old one is deleted.
 
-    What the best was is read from disk when the directory is opened. Used as a context manager, it
-    waits for the last checkpoint when it is left.
+    What the best was is read from disk when the directory is opened, and again at the first `step`,
+    so that a checkpoint which another process has written in between competes. One process at a
+    time may write. Used as a context manager, it waits for the last checkpoint when it is left.
 
     Several processes each make one, with the same options and a shared directory, and call every
     method together. Sums of entropies are added up over the processes; a number must be the same in
@@ -70,11 +72,11 @@ class EntropyCheckpointer:
     Args:
       directory: the checkpoints are in `directory/phase/step`, made if need be.
       mode: of entropy, as for `entropy_accumulator`. It says what `accumulator` adds up, and is
-        recorded; of a function, its name.
+        recorded; of a function, its name, so that it must have one: no lambda, no partial.
       select: `"max"` or `"min"`.
       keep_best: number of checkpoints with the best values.
-      keep_latest: number of checkpoints of the highest steps that are kept as well. If it is not 0,
-        every step is written whose value is finite.
+      keep_latest: number of checkpoints written last that are kept as well. If it is not 0, every
+        step is written whose value is finite, but for those that are there already.
       phase: what the value was measured on; one folder each, so that the values of two sets never
         compete.
       min_step: no earlier step is among the best. An untrained network has the highest entropy.
@@ -83,8 +85,10 @@ class EntropyCheckpointer:
       log_eps: as for `entropy_accumulator`.
       on_rewind: what becomes of checkpoints at a step or later when that step comes again, because
         training went back: `"keep"` them, the default, and such a step competes with them; or
-        `"discard_later"`.
-      async_save: write in the background; `step` then takes the time of a copy.
+        `"discard_later"`: they compete no more, and are deleted when a new checkpoint is complete
+        and one that may be the best is among those left.
+      async_save: write in the background; `step` then takes the time of a copy. It needs `with`,
+        `wait` or `close`: a checkpoint that is being written when the interpreter ends is lost.
 
     Attributes:
       accumulator: an `EntropyAccumulator` of this mode, whose sums `step` takes.
@@ -119,7 +123,7 @@ class EntropyCheckpointer:
         accept: Callable[[dict[str, Any]], bool] | None = None,
         log_eps: float = LOG_EPS,
         on_rewind: str = "keep",
-        async_save: bool = True,
+        async_save: bool = False,
     ) -> None:
         if select not in ("max", "min"):
             raise ValueError(f"`select` must be 'max' or 'min', got {select!r}.")
@@ -132,7 +136,7 @@ class EntropyCheckpointer:
             raise ValueError(f"`phase` must be the name of a folder, got {phase!r}.")
         self.accumulator = entropy_accumulator(mode=mode, log_eps=log_eps)
         kind = {
-            "mode": mode if isinstance(mode, str) else getattr(mode, "__qualname__", repr(mode)),
+            "mode": mode if isinstance(mode, str) else _name_of(mode),
             "select": select,
             "log_eps": log_eps if mode == "top2" else None,
             "phase": phase,
@@ -141,13 +145,14 @@ class EntropyCheckpointer:
         self._keep_best, self._keep_latest = keep_best, keep_latest
         self._min_step, self._accept = min_step, accept
         self._on_rewind = on_rewind
+        self._abandoned: set[int] = set()  # by going back
         path = Path(directory).expanduser().absolute() / phase
         self._store = Store(path, kind, async_save=async_save)
 
     @property
     def best(self) -> Best | None:
         """The best checkpoint; None if there is none."""
-        ranked = self._ranked(self._store.kept.values())
+        ranked = self._ranked(self._current()) or self._ranked(self._store.kept.values())
         return Best(ranked[0].step, ranked[0].value) if ranked else None
 
     def history(self) -> list[Kept]:
@@ -183,26 +188,33 @@ class EntropyCheckpointer:
         step = _checked_step(step)
         metadata = _checked_metadata(metadata)
         number, examples = self._reduced(value)
+        self._store.begin_writing()
         if not math.isfinite(number):
             return self._decision(False, number, "not_finite")
-        later = [s for s in self._store.kept if s >= step]
-        if later and self._on_rewind == "discard_later":
-            self.wait()
-            self._store.discard(later)
-        if step in self._store:
+        if self._on_rewind == "discard_later":
+            self._abandoned |= {s for s in self._store.kept if s >= step}
+        others = self._current()
+        # The only copy of anything is not deleted before another is complete.
+        replace = step in self._abandoned and bool(self._ranked(others))
+        if step in self._store and not replace:
             return self._decision(False, number, "duplicate_step")
 
         reason = "warm_up" if step < self._min_step else "saved"
         if self._accept is not None and not _of_first_process(bool(self._accept(metadata))):
             reason = "rejected" if reason == "saved" else reason
-        new = Kept(step, number, reason == "saved", examples, metadata)
-        candidates = [*self._store.kept.values(), new]
-        if reason == "saved" and new not in self._ranked(candidates)[: self._keep_best]:
+        written = 1 + max((k.written for k in self._store.kept.values()), default=-1)
+        new = Kept(step, number, reason == "saved", examples, metadata, written)
+        candidates = [*others, new]
+        ranked = self._ranked(candidates)
+        if reason == "saved" and new not in ranked[: self._keep_best]:
             reason = "not_better"
         steps_to_keep = self._steps_to_keep(candidates)
-        if step in steps_to_keep:
-            self._store.save(new, state, steps_to_keep=steps_to_keep)
-        return self._decision(step in steps_to_keep, number, reason)
+        saved = step in steps_to_keep
+        if saved:
+            to_keep = steps_to_keep if ranked else steps_to_keep | self._abandoned
+            self._store.save(new, state, steps_to_keep=to_keep, replace=replace)
+            self._abandoned.discard(step)
+        return self._decision(saved, number, reason)
 
     def restore_best(self, like: PyTree[Any]) -> PyTree[Any]:
         """The state of the best checkpoint.
@@ -214,19 +226,27 @@ class EntropyCheckpointer:
         Raises:
           FileNotFoundError: there is none.
           RuntimeError: writing it has failed.
-          ValueError: it has another structure, other shapes or dtypes.
+          ValueError: it has another structure, other shapes, dtypes or kinds of keys.
         """
-        self.wait()
-        if self.best is None:
-            raise FileNotFoundError(f"There is no best checkpoint in {self._store.path}.")
-        return self._store.restore(self.best.step, like)
+        return self._restore("best ", lambda: self.best and self.best.step, like)
 
     def restore_latest(self, like: PyTree[Any]) -> PyTree[Any]:
-        """The state of the highest step that is kept; see `restore_best`."""
+        """The state that was written last of those kept; see `restore_best`."""
+
+        def latest() -> int | None:
+            kept = self._current() or self._store.kept.values()
+            return max(kept, key=lambda k: k.written).step if kept else None
+
+        return self._restore("", latest, like)
+
+    def reload(self) -> None:
+        """Look at the disk again, on which another process may have written since.
+
+        Raises:
+          RuntimeError: writing has failed.
+        """
         self.wait()
-        if not self._store.kept:
-            raise FileNotFoundError(f"There is no checkpoint in {self._store.path}.")
-        return self._store.restore(max(self._store.kept), like)
+        self._store.reload()
 
     def wait(self) -> None:
         """Wait until everything is on disk.
@@ -258,14 +278,32 @@ class EntropyCheckpointer:
             with suppress(Exception):
                 self.close()
 
+    def _restore(
+        self, name: str, choose: Callable[[], int | None], like: PyTree[Any]
+    ) -> PyTree[Any]:
+        self.wait()
+        step = choose()
+        if step is not None:
+            with suppress(FileNotFoundError):
+                return self._store.restore(step, like)
+        self._store.reload()  # who writes may have replaced it, or written the first
+        step = choose()
+        if step is None:
+            raise FileNotFoundError(f"There is no {name}checkpoint in {self._store.path}.")
+        return self._store.restore(step, like)
+
+    def _current(self) -> list[Kept]:
+        """The checkpoints before the step to which training went back."""
+        return [k for k in self._store.kept.values() if k.step not in self._abandoned]
+
     def _ranked(self, kept: Iterable[Kept]) -> list[Kept]:
         """From the best on; of equals, the first comes first."""
         eligible = (k for k in kept if k.eligible)
         return sorted(eligible, key=lambda k: (-self._sign * k.value, k.step))
 
     def _steps_to_keep(self, kept: Sequence[Kept]) -> set[int]:
-        latest = sorted(k.step for k in kept)[-self._keep_latest :] if self._keep_latest else []
-        return {k.step for k in self._ranked(kept)[: self._keep_best]} | set(latest)
+        latest = sorted(kept, key=lambda k: -k.written)[: self._keep_latest]
+        return {k.step for k in (*self._ranked(kept)[: self._keep_best], *latest)}
 
     def _reduced(self, value: Any) -> tuple[float, int | None]:
         """The value of all processes together, as the Python number that JSON wants."""
@@ -299,6 +337,17 @@ class EntropyCheckpointer:
     def _decision(self, saved: bool, number: float, reason: str) -> Decision:
         step, best = self.best or (None, None)
         return Decision(saved, number, best, step, reason)
+
+
+def _name_of(mode: Callable[[Array], Array]) -> str:
+    """What two ways to rank are told apart by."""
+    function = inspect.unwrap(mode)
+    if not inspect.isfunction(function) or "<lambda>" in function.__qualname__:
+        raise ValueError(
+            f"The checkpoints are recorded under the name of `mode`, got {mode!r}; define a named "
+            "function with `def`."
+        )
+    return function.__qualname__
 
 
 def _checked_step(step: Any) -> int:

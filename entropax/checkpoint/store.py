@@ -1,16 +1,22 @@
 """A folder of checkpoints with a record each: what orbax does, and what it must be kept from."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 import entropax
-from entropax.checkpoint.trees import check_savable, placed
+from entropax.checkpoint.trees import check_savable, key_shapes, placed
+
+_ITEMS = {"state", "record"}
+# What orbax puts beside them.
+_LAYOUT = _ITEMS | {"metrics", "_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 class Kept(NamedTuple):
@@ -23,6 +29,7 @@ class Kept(NamedTuple):
         latest.
       examples: number of them in the value; None if a number was given.
       metadata: as given.
+      written: counts the checkpoints in the order in which they were written.
     """
 
     step: int
@@ -30,6 +37,7 @@ class Kept(NamedTuple):
     eligible: bool
     examples: int | None
     metadata: dict[str, Any]
+    written: int
 
 
 class Store:
@@ -59,25 +67,51 @@ class Store:
     def __contains__(self, step: int) -> bool:
         return step in self._manager.all_steps()
 
-    def save(self, new: Kept, state: PyTree[Any], *, steps_to_keep: set[int]) -> None:
+    def begin_writing(self) -> None:
+        """Look at the disk again before the first decision, and tidy up what a kill has left."""
+        if not self._writing:
+            self._manager.close()
+            self._remove_broken()
+            self._open(writing=True)
+
+    def reload(self) -> None:
+        """Look at the disk again."""
+        self._manager.close()
+        self._open(writing=self._writing)
+        if self.closed:
+            self._manager.close()
+
+    def save(
+        self, new: Kept, state: PyTree[Any], *, steps_to_keep: Set[int], replace: bool = False
+    ) -> None:
         """Write a checkpoint; when it is complete, delete those that are not to be kept.
+
+        Args:
+          new: what is recorded.
+          state: what is written.
+          steps_to_keep: of the known ones; those that are unknown are never deleted.
+          replace: delete the checkpoint of the same step before.
 
         Raises:
           RuntimeError: it failed.
           ValueError: the state cannot be written.
         """
         check_savable(state)
-        if not self._writing:
-            self._manager.close()
-            self._open(writing=True)
+        if replace:
+            self.raise_failure(wait=True)
+            self._manager.delete(new.step)
+        self._displaced |= self.kept.keys() - steps_to_keep
+        self._displaced.discard(new.step)
         self.kept = {k.step: k for k in (*self.kept.values(), new) if k.step in steps_to_keep}
         versions = {m.__name__: m.__version__ for m in (entropax, jax, ocp)}
+        about = {"keys": key_shapes(state), "versions": versions}
+        record = {**new._asdict(), **self._kind, **about}
         try:
             self._manager.save(
                 new.step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    record=ocp.args.JsonSave({**new._asdict(), **self._kind, "versions": versions}),
+                    record=ocp.args.JsonSave(record),
                 ),
                 metrics={"value": new.value, "eligible": float(new.eligible)},
                 force=True,  # a step lower than the latest is saved as well
@@ -89,19 +123,18 @@ class Store:
         """Read a state.
 
         Raises:
-          ValueError: it has another structure, other shapes or dtypes than `like`.
+          FileNotFoundError: it is not there any more.
+          ValueError: it has another structure, other shapes, dtypes or kinds of keys than `like`.
         """
+        if not self._is_complete(step):
+            raise FileNotFoundError(f"There is no checkpoint of step {step} in {self.path}.")
         stored = self._manager.item_metadata(step)["state"].tree
-        target = placed(stored, like, origin=str(self.path / str(step)))
+        target = placed(
+            stored, like, origin=str(self.path / str(step)), keys=self._record(step)["keys"]
+        )
         return self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
         )["state"]
-
-    def discard(self, steps: Sequence[int]) -> None:
-        """Delete checkpoints."""
-        for step in steps:
-            self._manager.delete(step)
-            del self.kept[step]
 
     def raise_failure(self, *, wait: bool) -> None:
         """See whether writing in the background went well.
@@ -126,13 +159,14 @@ class Store:
     def _open(self, *, writing: bool) -> None:
         """Begin with what is on disk."""
         self._writing = writing
+        self._displaced: set[int] = set()  # those that orbax is to delete, and no others
         sign = 1 if self._kind["select"] == "max" else -1
         self._manager = ocp.CheckpointManager(
             self.path,
             options=ocp.CheckpointManagerOptions(
                 # Without it orbax writes no metrics, by which others can tell the best.
                 best_fn=lambda metrics: (metrics["eligible"], sign * metrics["value"]),
-                preservation_policy=_Preserve(self._is_kept),
+                preservation_policy=_Preserve(self._displaced),
                 enable_async_checkpointing=self._async_save,
                 # Only who writes may tidy up: for a reader they may be another's, half done.
                 cleanup_tmp_directories=writing,
@@ -144,19 +178,32 @@ class Store:
         )
         self.kept = {}
         for step in self._manager.all_steps():
-            # A folder of somebody else, or one whose deletion was interrupted, has no record.
-            with suppress(FileNotFoundError, KeyError):
-                self.kept[step] = self._read(step)
-        self._foreign = set(self._manager.all_steps()) - self.kept.keys()
+            # A folder of somebody else has no record, nor has one that is half deleted.
+            if self._is_complete(step):
+                with suppress(FileNotFoundError, KeyError):
+                    self.kept[step] = self._read(step)
 
-    def _is_kept(self, step: int) -> bool:
-        return step in self.kept or step in self._foreign
+    def _is_complete(self, step: int) -> bool:
+        return all((self.path / str(step) / item).is_dir() for item in _ITEMS)
+
+    def _remove_broken(self) -> None:
+        """Remove what interrupted deletions have left; a folder with anything else in it stays."""
+        if jax.process_index() == 0:
+            for folder in self.path.iterdir():
+                if folder.name.isdecimal() and folder.is_dir():
+                    names = {path.name for path in folder.iterdir()}
+                    if names <= _LAYOUT and not names >= _ITEMS:
+                        shutil.rmtree(folder)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("entropax: broken checkpoints are removed")
+
+    def _record(self, step: int) -> dict[str, Any]:
+        args = ocp.args.Composite(record=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["record"]
 
     def _read(self, step: int) -> Kept:
         try:
-            record = self._manager.restore(
-                step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
-            )["record"]
+            record = self._record(step)
         except ValueError as error:
             raise ValueError(
                 f"The record of the checkpoint {self.path / str(step)} is damaged, {error}; move "
@@ -186,10 +233,10 @@ class Store:
 
 
 class _Preserve:
-    """Asks for every step whether orbax must not delete it."""
+    """Lets orbax delete nothing but what is displaced."""
 
-    def __init__(self, is_kept: Callable[[int], bool]) -> None:
-        self._is_kept = is_kept
+    def __init__(self, displaced: Set[int]) -> None:
+        self._displaced = displaced
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        return [self._is_kept(info.step) for info in checkpoints]
+        return [info.step not in self._displaced for info in checkpoints]

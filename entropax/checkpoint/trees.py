@@ -39,7 +39,22 @@ def check_savable(tree: PyTree[Any]) -> None:
             )
 
 
-def placed(stored: PyTree[Any], like: PyTree[Any], *, origin: str) -> PyTree[Any]:
+def key_shapes(tree: PyTree[Any]) -> dict[str, str]:
+    """Implementation and shape of the typed keys by path, which orbax's metadata do not tell."""
+    return {
+        _name(path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if _is_key(leaf)
+    }
+
+
+def placed(
+    stored: PyTree[Any],
+    like: PyTree[Any],
+    *,
+    origin: str,
+    keys: dict[str, str] | None = None,
+) -> PyTree[Any]:
     """`like` as orbax wants it: checked against what is stored, and with a place for every array.
 
     Args:
@@ -48,11 +63,15 @@ def placed(stored: PyTree[Any], like: PyTree[Any], *, origin: str) -> PyTree[Any
         leaf has a sharding, the array gets it; otherwise it goes to the first local device. NumPy
         arrays and numbers come back as such, NumPy's own numbers as arrays without axes.
       origin: names the checkpoint in messages.
+      keys: the stored `key_shapes`; if given, keys must be of the same implementation, and typed
+        where those stored are.
 
     Raises:
       ValueError: the stored tree has another structure, other shapes or dtypes.
     """
     there, wanted = _shapes(stored), _shapes(like)
+    if keys is not None:
+        there, wanted = there | keys, wanted | key_shapes(like)
     missing = ", ".join(sorted(wanted.keys() ^ there.keys())[:5])
     other = ", ".join(
         f"{name} is {there[name]}, expected {wanted[name]}"
@@ -84,6 +103,10 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _shapes(tree: PyTree[Any]) -> dict[str, str]:
     """Dtype and shape by path; a checkpoint's metadata and its arrays name their paths alike."""
     return {_name(path): _shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
@@ -92,7 +115,7 @@ def _shapes(tree: PyTree[Any]) -> dict[str, str]:
 def _shape(leaf: Any) -> str:
     if isinstance(leaf, _NUMBERS | ocp.metadata.ScalarMetadata):
         return _NUMBER
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)  # as which keys are stored
     return f"{leaf.dtype}{list(leaf.shape)}"
 

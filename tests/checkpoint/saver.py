@@ -21,7 +21,7 @@ def state_of(step):
 
 
 def main():
-    with EntropyCheckpointer(sys.argv[1], keep_best=1) as keeper:
+    with EntropyCheckpointer(sys.argv[1], async_save=True) as keeper:
         first = keeper.best.step + 1 if keeper.best else 0
         for step in range(first, first + 10_000):
             assert keeper.step(step, state_of(step), step / 1e4).saved

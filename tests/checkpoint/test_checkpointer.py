@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -186,7 +187,7 @@ def test_resuming_finds_the_best(tmp_path):
         ({"select": "min"}, "ranked by select 'max' and not 'min'"),
         ({"mode": "full"}, "ranked by mode 'top2' and not 'full'"),
         ({"log_eps": 1e-8}, "ranked by log_eps 1e-10 and not 1e-08"),
-        ({"mode": np.max}, "ranked by mode 'top2' and not 'amax|max'"),
+        ({"mode": same}, "ranked by mode 'top2' and not 'same'"),
     ],
 )
 def test_a_directory_of_another_kind_is_refused(tmp_path, options, message):
@@ -210,20 +211,170 @@ def test_phases_do_not_compete(tmp_path):
 def test_going_back(tmp_path):
     with EntropyCheckpointer(tmp_path, keep_latest=1) as keeper:
         run(keeper, [0.5, 0.7, 0.6])
-    shutil.copytree(tmp_path, tmp_path.with_name("other"))
     with EntropyCheckpointer(tmp_path, keep_latest=1) as keeper:
         assert run(keeper, [0.9], first=1)[0].reason == "duplicate_step"
         assert run(keeper, [0.9], first=0)[0].reason == "saved"
-        assert [k.step for k in keeper.history()] == [0, 2]
+        assert [k.step for k in keeper.history()] == [0]
+        # The latest is the one that was written last, whatever is there of higher steps.
+        run(keeper, [0.1, 0.2], first=5)
+        assert run(keeper, [0.3], first=3)[0].saved
+        assert [k.step for k in keeper.history()] == [0, 3]
+        assert same(keeper.restore_latest(state(0))["w"], state(3)["w"])
+    with EntropyCheckpointer(tmp_path, keep_latest=1) as keeper:
+        assert run(keeper, [0.3], first=2)[0].saved
     assert on_disk(tmp_path) == [0, 2]
-    other = EntropyCheckpointer(
-        tmp_path.with_name("other"), keep_latest=1, on_rewind="discard_later"
+
+
+def later_ones(tmp_path, **options):
+    with EntropyCheckpointer(tmp_path, keep_best=3) as keeper:
+        run(keeper, [0.5, 0.7, 0.6], first=4)
+    return EntropyCheckpointer(tmp_path, on_rewind="discard_later", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "reason"),
+    [
+        ({"min_step": 3, "keep_latest": 1}, state(2), "warm_up"),
+        ({"accept": lambda metadata: False}, state(2), "rejected"),
+        ({}, {"name": "vit"}, None),
+    ],
+)
+def test_going_back_deletes_nothing_for_nothing(tmp_path, options, given, reason):
+    with later_ones(tmp_path, **options) as keeper:
+        if reason is None:
+            with pytest.raises(ValueError, match="may hold arrays and numbers"):
+                keeper.step(2, given, 0.1)
+        else:
+            assert keeper.step(2, given, 0.1).reason == reason
+        assert keeper.best == Best(5, 0.7)
+        assert same(keeper.restore_best(state(0))["w"], state(5)["w"])
+    assert {4, 5, 6} <= set(on_disk(tmp_path))
+
+
+def test_going_back_and_discarding(tmp_path, monkeypatch):
+    with later_ones(tmp_path) as keeper:
+        deleted = []
+        remove = shutil.rmtree
+
+        def record(path, *args, **kwargs):
+            if Path(path).parent.name == "val" and Path(path).name.isdecimal():
+                deleted.append((int(Path(path).name), (tmp_path / "val" / "2" / "state").is_dir()))
+            return remove(path, *args, **kwargs)
+
+        monkeypatch.setattr(shutil, "rmtree", record)
+        assert run(keeper, [0.1], first=2)[0].saved
+        # What is discarded is discarded when the new one is complete.
+        assert sorted(deleted) == [(step, True) for step in (4, 5, 6)]
+        assert keeper.best == Best(2, 0.1)
+    assert on_disk(tmp_path) == [2]
+
+
+def test_going_back_to_a_step_that_is_there(tmp_path):
+    """It is replaced where another good one is left, and otherwise stays until one is."""
+    with later_ones(tmp_path, keep_best=2) as keeper:
+        assert run(keeper, [0.9], first=4)[0].reason == "duplicate_step"
+        assert same(keeper.restore_best(state(0))["w"], state(5)["w"])
+        assert run(keeper, [0.1], first=7)[0].saved
+        assert [k.step for k in keeper.history()] == [7]
+        run(keeper, [0.2], first=8)
+        assert keeper.step(8, state(80), 0.3).saved
+        assert same(keeper.restore_best(state(0))["w"], state(80)["w"])
+    assert on_disk(tmp_path) == [7, 8]
+
+
+def test_a_failure_after_going_back(tmp_path, monkeypatch):
+    """What was left behind by going back does not compete after it either."""
+    with later_ones(tmp_path, async_save=True) as keeper:
+        with monkeypatch.context() as patch:
+            for owner, name in ((Path, "rename"), (os, "rename"), (os, "replace")):
+                patch.setattr(owner, name, full)
+            with pytest.raises(RuntimeError, match="No space left"):
+                run_and_wait(keeper, [0.1], first=2)
+        assert keeper.best == Best(5, 0.7)
+        assert run(keeper, [0.1], first=3)[0].saved
+    assert on_disk(tmp_path) == [3]
+
+
+def full(*_, **__):
+    raise OSError("No space left on device")
+
+
+def test_a_stale_opener_deletes_nothing_better(tmp_path):
+    with EntropyCheckpointer(tmp_path) as stale:
+        with EntropyCheckpointer(tmp_path) as other:
+            run(other, [0.9], first=1)
+        assert stale.best is None
+        assert run(stale, [0.5], first=2)[0].reason == "not_better"
+    assert on_disk(tmp_path) == [1]
+
+
+def test_what_was_not_known_is_never_deleted(tmp_path):
+    """Two that write at the same time are not meant to, and lose nothing of the other's."""
+    with EntropyCheckpointer(tmp_path) as one, EntropyCheckpointer(tmp_path) as two:
+        run(one, [0.1], first=1)
+        two.reload()
+        run(two, [NAN], first=0)
+        run(one, [0.3], first=2)
+        run(two, [0.9], first=3)
+        run(one, [0.5], first=4)
+    assert set(on_disk(tmp_path)) >= {3, 4}
+
+
+def test_a_stale_reader_looks_again(tmp_path):
+    with EntropyCheckpointer(tmp_path) as reader, EntropyCheckpointer(tmp_path) as writer:
+        run(writer, [0.5])
+        assert same(reader.restore_best(state(0))["w"], state(0)["w"])
+        run(writer, [0.6], first=1)
+        assert reader.best == Best(0, 0.5)
+        assert same(reader.restore_latest(state(0))["w"], state(1)["w"])
+        run(writer, [0.7], first=2)
+        reader.reload()
+        assert reader.best == Best(2, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("stored", "like", "message"),
+    [
+        (jax.random.key(0), jax.random.key(0, impl="rbg"), r"key<fry>\[\], expected key<rbg>\[\]"),
+        (jax.random.key(0), jax.random.PRNGKey(0), r"key<fry>\[\], expected uint32\[2\]"),
+        (jax.random.PRNGKey(0), jax.random.key(0), r"uint32\[2\], expected key<fry>\[\]"),
+        (jax.random.key(0, impl="rbg"), jax.random.key(0, impl="unsafe_rbg"), "key<urbg>"),
+    ],
+)
+def test_keys_of_another_kind(tmp_path, stored, like, message):
+    with EntropyCheckpointer(tmp_path) as keeper:
+        keeper.step(0, {"w": jnp.ones(2), "a": [stored]}, 0.5)
+        with pytest.raises(ValueError, match="a/0 is .*" + message):
+            keeper.restore_best({"w": jnp.ones(2), "a": [like]})
+
+
+def mean_logit(logits):
+    return jnp.mean(logits, axis=-1)
+
+
+def test_a_function_as_mode_needs_a_name(tmp_path):
+    for nameless in (lambda z: z[..., 0], jax.jit(lambda z: z[..., 0]), partial(mean_logit)):
+        with pytest.raises(ValueError, match="define a named function with `def`"):
+            EntropyCheckpointer(tmp_path, mode=nameless)
+    with EntropyCheckpointer(tmp_path, mode=mean_logit) as keeper:
+        run(keeper, [0.5])
+    with EntropyCheckpointer(tmp_path, mode=jax.jit(mean_logit)) as keeper:
+        assert keeper.best == Best(0, 0.5)
+
+
+def test_nothing_is_lost_at_the_end_of_the_program(tmp_path):
+    code = (
+        "import sys, jax.numpy as jnp; from entropax.checkpoint import EntropyCheckpointer\n"
+        "keeper = EntropyCheckpointer(sys.argv[1])\n"
+        "keeper.step(1, {'w': jnp.ones(1_000_000)}, 0.5)"
     )
-    with other as keeper:
-        decision = run(keeper, [0.1], first=1)[0]
-        assert (decision.saved, decision.best_value) == (True, 0.1)
-        assert same(keeper.restore_latest(state(0))["w"], state(1)["w"])
-    assert on_disk(tmp_path.with_name("other")) == [1]
+    command = [sys.executable, "-c", code, tmp_path]
+    done = subprocess.run(command, env=ENVIRONMENT, timeout=120, capture_output=True, text=True)
+    assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    assert on_disk(tmp_path) == [1]
+    with EntropyCheckpointer(tmp_path) as keeper:
+        restored = keeper.restore_best({"w": jnp.zeros(1_000_000)})
+    assert bool(jnp.all(restored["w"] == 1))
 
 
 class Net(nn.Module):
@@ -408,6 +559,8 @@ def test_what_is_written(tmp_path):
         "eligible": True,
         "examples": 4,
         "metadata": {"accuracy": 0.5},
+        "written": 0,
+        "keys": {"key": "key<fry>[]"},
         "mode": "full",
         "select": "min",
         "log_eps": None,
@@ -427,7 +580,7 @@ def test_buffers_may_change_after_the_call(tmp_path):
     """Donated to the next step of training, or overwritten in place."""
     forget = jax.jit(lambda w: w + 1, donate_argnums=0)
     host = np.arange(1000)
-    with EntropyCheckpointer(tmp_path) as keeper:
+    with EntropyCheckpointer(tmp_path, async_save=True) as keeper:
         w = jnp.arange(1000)
         keeper.step(0, {"w": w, "host": host}, 0.5)
         forget(w)
@@ -444,10 +597,6 @@ def test_a_failed_write(tmp_path, monkeypatch, async_save):
         run(keeper, [0.5])
         keeper.wait()
         with monkeypatch.context() as patch:
-
-            def full(*_, **__):
-                raise OSError("No space left on device")
-
             patch.setattr(Path, "rename", full)
             patch.setattr(os, "rename", full)
             patch.setattr(os, "replace", full)
@@ -468,7 +617,7 @@ def test_leaving_by_an_error_waits_too(tmp_path):
 
 
 def test_what_is_not_ours_stays(tmp_path):
-    """A folder with a number for a name, and a deletion that a kill has interrupted."""
+    """A folder with a number for a name; not a deletion that a kill has interrupted."""
     with EntropyCheckpointer(tmp_path) as keeper:
         run(keeper, [0.5])
     (tmp_path / "val" / "7").mkdir()
@@ -479,7 +628,24 @@ def test_what_is_not_ours_stays(tmp_path):
         assert keeper.best == Best(0, 0.5)
         assert run(keeper, [0.9], first=7)[0].reason == "duplicate_step"
         assert run(keeper, [0.9], first=8)[0].saved
-    assert on_disk(tmp_path) == [3, 7, 8]
+    assert on_disk(tmp_path) == [7, 8]
+
+
+@pytest.mark.parametrize("item", ["record", "state"])
+def test_a_half_deleted_checkpoint(tmp_path, item):
+    """It is none, and its step may be written again."""
+    with EntropyCheckpointer(tmp_path) as keeper:
+        run(keeper, [0.5])
+    shutil.copytree(tmp_path / "val" / "0", tmp_path / "val" / "3")
+    shutil.rmtree(tmp_path / "val" / "0" / item)
+    shutil.rmtree(tmp_path / "val" / "3" / item)
+    with EntropyCheckpointer(tmp_path) as keeper:
+        assert keeper.best is None
+        with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+            keeper.restore_latest(state(0))
+        assert run(keeper, [0.4])[0].reason == "saved"
+        assert same(keeper.restore_best(state(1))["w"], state(0)["w"])
+    assert on_disk(tmp_path) == [0]
 
 
 def test_a_reader_leaves_the_writer_alone(tmp_path):
