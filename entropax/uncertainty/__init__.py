@@ -12,7 +12,8 @@ work on the last axis, take leading batch axes and `where`, and can be jitted.
 - calibration: `calibration_error`, `smooth_calibration_error`, `ks_calibration_error`,
   `negative_log_likelihood`, `brier_score`, `brier_decomposition`, `reliability_curve`.
 - scaling: `fit_temperature`, `fit_vector_scaling`, `fit_matrix_scaling`, `fit_dirichlet_scaling`.
-- intervals: `bootstrap` for any of these, `compare` for two models on the same examples.
+- intervals: `bootstrap` for any of these, `compare` for two models on the same examples;
+  `brier_terms` and `negative_log_likelihood_terms` are what a `sample` of these scores consists of.
 - streams: `ranking_accumulator`, `histogram_accumulator`, `calibration_accumulator`,
   `mean_accumulator`; they merge, also across devices.
 - `entropax.uncertainty.compat`: the published values of Galil et al. (2023), quirks included.
@@ -50,7 +51,9 @@ from entropax.uncertainty.proper_scores import (
     BrierDecomposition,
     brier_decomposition,
     brier_score,
+    brier_terms,
     negative_log_likelihood,
+    negative_log_likelihood_terms,
 )
 from entropax.uncertainty.reliability import ReliabilityCurve, reliability_curve
 from entropax.uncertainty.risk_coverage import (
@@ -97,6 +100,7 @@ __all__ = [
     "bootstrap",
     "brier_decomposition",
     "brier_score",
+    "brier_terms",
     "calibration_accumulator",
     "calibration_error",
     "compare",
@@ -122,6 +126,7 @@ __all__ = [
     "mean_accumulator",
     "monte_carlo_dropout",
     "negative_log_likelihood",
+    "negative_log_likelihood_terms",
     "odin",
     "p_norm_max_logit",
     "rank",

@@ -28,6 +28,8 @@ from entropax.uncertainty.ordering import Ranking
 # No score has this word: the lowest, 0 and correct, is 0xFF800001.
 _EMPTY = np.uint32(0xFFFFFFFF)
 _NAN_BITS = np.uint32(0x7FC00000)
+# A number of examples that has reached it is not known any more.
+FULL = np.uint32(0xFFFFFFFF)
 
 
 class Accumulator(NamedTuple):
@@ -37,7 +39,8 @@ class Accumulator(NamedTuple):
       init: `init() -> state`, of nothing seen.
       update: `update(state, *arrays, where=None) -> state`, of one more batch `[b]`; rows where
         `where` is False change nothing, whatever they hold.
-      merge: `merge(state, other) -> state`, of both streams. Any order gives the same result.
+      merge: `merge(state, other) -> state`, of both streams. Any order gives the same result; of
+        rankings with different capacities it has the larger one.
       psum: `psum(state, axis_name) -> state`, of the streams of all devices along a mapped axis.
       compute: `compute(state) -> result`.
     """
@@ -113,6 +116,8 @@ def ranking_accumulator(capacity: int) -> Accumulator:
         return _append(state, words, jnp.ones(words.shape, bool) if where is None else where)
 
     def merge(state: RankingState, other: RankingState) -> RankingState:
+        if len(other.words) > len(state.words):
+            state, other = other, state
         joined = _append(state, other.words, jnp.arange(len(other.words)) < other.filled)
         return joined._replace(dropped=joined.dropped + other.dropped)
 
@@ -132,6 +137,22 @@ def ranking_accumulator(capacity: int) -> Accumulator:
         return Ranking(jnp.where(strange, jnp.nan, scores), correct, filled.astype(jnp.float32))
 
     return Accumulator(init, update, merge, psum, compute)
+
+
+def add_counts(a: UInt32[Array, "*shape"], b: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """Add numbers of examples; what does not fit stays at `FULL`, and never starts from 0 again.
+
+    >>> add_counts(jnp.array([7, FULL - 1], jnp.uint32), jnp.array([1, 9], jnp.uint32)).tolist()
+    [8, 4294967295]
+    """
+    total = a + b
+    return jnp.where(total < a, FULL, total)
+
+
+def psum_counts(counts: UInt32[Array, "*shape"], axis_name: str) -> UInt32[Array, "*shape"]:
+    """Add the numbers of examples of all devices along a mapped axis, as `add_counts` does."""
+    total, size = jax.lax.psum((counts, counts.astype(jnp.float32)), axis_name)
+    return jnp.where(size >= FULL * (1 - 1e-6), FULL, total)  # float32 rounds by less
 
 
 def gather(x: Array, axis_name: str) -> Array:

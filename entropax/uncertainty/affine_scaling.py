@@ -283,6 +283,14 @@ def _fit_one(
             + penalties[1] * jnp.mean(jnp.square(shift))
         )
 
+    def free(parameters: tuple[Array, Array]) -> Float[Array, "n c"]:
+        """Logits by the parameters without a penalty alone, which may grow at no cost."""
+        weight, shift = original(parameters)
+        diagonal = jnp.diag(jnp.diagonal(weight))
+        weight = jnp.where(penalties[0] > 0, diagonal, weight)
+        shift = jnp.where(penalties[1] > 0, 0, shift)
+        return jnp.matmul(inputs, weight.T, precision="highest") + shift
+
     def times(scale: Float[Array, ""]) -> tuple[Array, Array]:
         factor = scale * spread
         return (factor if kind == "vector" else jnp.diag(factor)), scale * mean
@@ -294,11 +302,10 @@ def _fit_one(
     best, gradient, num_steps = minimise(objective, start, max_steps=max_steps)
     improved = objective(best) <= before
     best = jax.tree.map(lambda x, y: jnp.where(improved, x, y), best, identity)
-    logits_after = scaled(best)
-    own = jnp.take_along_axis(logits_after, index, axis=-1)
-    rivals = jnp.sum(logits_after >= own, axis=-1)
-    free = kind == "vector" or ((penalties[0] == 0) & (penalties[1] == 0))
-    separable = free & jnp.all((rivals == 1) | ~counts)
+    unpenalised = scaled(best) if kind == "vector" else free(best)
+    own = jnp.take_along_axis(unpenalised, index, axis=-1)
+    rivals = jnp.sum(unpenalised >= own, axis=-1)
+    separable = jnp.all((rivals == 1) | ~counts)
     converged = improved & (gradient <= gradient_tolerance(dtype))
     status = jnp.where(converged, FitStatus.CONVERGED, FitStatus.NOT_CONVERGED)
     status = jnp.where(separable, FitStatus.SEPARABLE, status)

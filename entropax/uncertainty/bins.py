@@ -36,7 +36,7 @@ class Bins(NamedTuple):
     accuracy: Float[Array, "*batch b"]
 
 
-def equal_width_edges(num_bins: int) -> Float[np.ndarray, " e"]:
+def equal_width_edges(num_bins: int, *, double: bool = False) -> Float[np.ndarray, " e"]:
     """Edges of bins of equal width, to the last bit those of the published code.
 
     They are float32 numbers, each rounded once: `i * step` in the lower half and
@@ -44,9 +44,16 @@ def equal_width_edges(num_bins: int) -> Float[np.ndarray, " e"]:
     to divide [0, 1] give edges that differ in the last bit, which decides the bin of a confidence
     that lies on one.
 
-    >>> equal_width_edges(5).tolist()[:3]
-    [0.0, 0.20000000298023224, 0.4000000059604645]
+    Args:
+      num_bins: number of bins.
+      double: `i / num_bins` in float64 instead, for confidences in float64: of these 0.7 is the
+        upper edge of the seventh of ten bins, as it is for float32 with the edges above.
+
+    >>> equal_width_edges(5).tolist()[:3], equal_width_edges(5, double=True).tolist()[:3]
+    ([0.0, 0.20000000298023224, 0.4000000059604645], [0.0, 0.2, 0.4])
     """
+    if double:
+        return np.arange(num_bins + 1) / num_bins
     step = np.float64(np.float32(1) / np.float32(num_bins))
     i = np.arange(num_bins + 1)
     lower_half = i < (num_bins + 1) // 2
@@ -118,10 +125,11 @@ def bin_forecasts(
     if binning not in ("equal_width", "equal_mass"):
         raise ValueError(f'`binning` must be "equal_width" or "equal_mass", got "{binning}".')
     given = forecasts(confidence, correct, ordered=binning == "equal_mass", where=where)
-    if binning == "equal_mass":
+    if binning == "equal_mass" and given.confidence.shape[-1]:
         edges = equal_mass_edges(given, num_bins)
     else:
-        edges = jnp.asarray(equal_width_edges(num_bins), given.confidence.dtype)
+        dtype = given.confidence.dtype
+        edges = jnp.asarray(equal_width_edges(num_bins, double=dtype == jnp.float64), dtype)
         edges = jnp.broadcast_to(edges, (*given.confidence.shape[:-1], num_bins + 1))
     fill = jnp.vectorize(_fill, signature="(n),(n),(n),(e)->(b),(b),(b),(n)")
     *sums, index = fill(*given, edges)

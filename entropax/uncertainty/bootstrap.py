@@ -4,6 +4,15 @@ A replicate draws n of the n examples with replacement, which is to say how many
 counts. So nothing is copied and nothing is sorted again: a metric that takes weights is evaluated
 on the same arrays with other weights. What a metric is evaluated on has a field `weights`: a
 `Ranking`, sorted once, for metrics of an order; a `Sample` for anything else.
+
+The metric has to use the weights: one that does not is the same for every replicate, and its
+interval has no width. All metrics of a `Ranking` do, the calibration errors of confidences
+among them. What is a mean over the examples is bootstrapped as the `mean` of its terms:
+
+    top_class = rank(probs.max(-1), probs.argmax(-1) == labels)
+    bootstrap(key, calibration_error, top_class, method="basic")
+    bootstrap(key, mean, sample(negative_log_likelihood_terms(logits, labels)))
+    bootstrap(key, mean, sample(brier_terms(probs, labels)))
 """
 
 from collections.abc import Callable
@@ -14,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Key, Num, PyTree, UInt32
 
 from entropax.types import Array
-from entropax.uncertainty.ordering import Ranking
+from entropax.uncertainty.ordering import Ranking, checked
 
 METHODS = ("percentile", "basic")
 
@@ -163,9 +172,12 @@ def bootstrap(
 
     Args:
       key: random key; the draws depend on nothing else.
-      metric: function of `data` with other weights, to an array or any tree of arrays. All parts of
-        a tree are evaluated on the same draws, so that several metrics share them.
-      data: examples, from `rank` or `sample`, of weights 1 and, never drawn, 0.
+      metric: function of `data` with other weights, which it has to use, to an array or any tree of
+        arrays. All parts of a tree are evaluated on the same draws, so that several metrics share
+        them. A function of `data.values` alone, such as the Brier score of all rows, ignores what
+        was drawn: give `mean` its terms instead.
+      data: examples, from `rank` or `sample`, of weights 1 and, never drawn, 0; of one set, `[n]`.
+        Use `jax.vmap` for several.
       num_replicates: how many draws.
       level: probability that the interval shall cover.
       method: "percentile", quantiles of the replicates; or "basic", these mirrored at the value,
@@ -181,7 +193,8 @@ def bootstrap(
       nor 1: a row has to be one example.
 
     Raises:
-      ValueError: if `num_replicates`, `level` or `method` is out of range.
+      ValueError: if `num_replicates`, `level` or `method` is out of range, or `data` has leading
+        batch axes.
 
     Reference: B. Efron and R. J. Tibshirani, "An introduction to the bootstrap" (1993), chapter 13.
 
@@ -191,6 +204,7 @@ def bootstrap(
     True
     """
     _check(num_replicates, level, method)
+    _check_single(data.weights)
     counts = data.weights != 0
     single = jnp.all(data.weights == counts)
     slots, number = _slots(counts)
@@ -221,14 +235,18 @@ def compare(
 
     $$\hat\delta_b = \theta(x^A, w_b) - \theta(x^B, w_b), \qquad
       p = \min\!\Big(1, \tfrac{2 (1 + \min(\#\{\hat\delta_b \le 0\}, \#\{\hat\delta_b \ge 0\}))}
-      {1 + B}\Big).$$
+      {1 + B}\Big),$$
+
+    with B replicates that are not NaN. For `method="basic"` the differences are mirrored first, in
+    p as in the interval: $2 \hat\delta - \hat\delta_b$ takes the place of $\hat\delta_b$.
 
     Every replicate draws the same examples for both, so that what makes examples hard for both
     models cancels.
 
     Args:
       key: random key; the draws depend on nothing else.
-      metric: function of a `Ranking` or `Sample`, to an array or any tree of arrays.
+      metric: function of a `Ranking` or `Sample`, whose weights it has to use, to an array or any
+        tree of arrays.
       a: examples as the first model sees them: a pair `(scores, correct)` of `[n]` for a metric of
         a `Ranking` (sorted here, once), or a `Sample`. Row i is the same example in `a` and `b`.
       b: examples as the second model sees them.
@@ -244,7 +262,8 @@ def compare(
       a weight is neither 0 nor 1.
 
     Raises:
-      ValueError: if an option is out of range, or `a` and `b` have different lengths.
+      ValueError: if an option is out of range, `a` and `b` have different lengths, or either has
+        leading batch axes.
 
     Reference: B. Efron and R. J. Tibshirani, "An introduction to the bootstrap" (1993), chapter 16.
 
@@ -254,6 +273,8 @@ def compare(
     (True, 0.02)
     """
     _check(num_replicates, level, method)
+    for data in (a, b):
+        _check_single(data.weights if isinstance(data, Sample) else data[0])
     lengths = [len(jax.tree.leaves(data)[0]) for data in (a, b)]
     if lengths[0] != lengths[1]:
         raise ValueError(f"`a` and `b` must hold the same examples, got {lengths} of them.")
@@ -292,10 +313,17 @@ def _check(num_replicates: int, level: float, method: str) -> None:
         raise ValueError(f"`method` must be one of {METHODS}, got {method!r}.")
 
 
+def _check_single(rows: Array) -> None:
+    if rows.ndim != 1:
+        raise ValueError(
+            "The bootstrap takes one set of examples [n] at a time; use `jax.vmap` for several, "
+            f"such as these of shape {rows.shape}."
+        )
+
+
 def _slots(counts: Bool[Array, " n"]) -> tuple[Int[Array, " n"], Int[Array, ""]]:
     """Where each example that counts stands among them, and how many there are."""
-    places = jnp.cumsum(counts)
-    return jnp.maximum(places - 1, 0), places[-1]
+    return jnp.maximum(jnp.cumsum(counts) - 1, 0), jnp.sum(counts)
 
 
 def _ordered(data: Any, counts: Bool[Array, " n"]) -> tuple[Ranking | Sample, Int[Array, " n"]]:
@@ -303,10 +331,9 @@ def _ordered(data: Any, counts: Bool[Array, " n"]) -> tuple[Ranking | Sample, In
     if isinstance(data, Sample):
         kept = data._replace(weights=jnp.where(counts, data.weights, 0))
         return kept, jnp.arange(len(counts))
-    scores, correct = data
+    scores, correct, counts, strange = checked(*data, where=counts)
     order = jnp.lexsort((-scores, ~counts))
-    strange = jnp.isnan(scores) | ((correct != 0) & (correct != 1))
-    scores = jnp.where(counts, jnp.where(jnp.any(strange & counts), jnp.nan, scores), -jnp.inf)
+    scores = jnp.where(strange, jnp.nan, jnp.where(counts, scores, -jnp.inf))
     ranked = (x.astype(scores.dtype)[order] for x in (scores, counts & (correct != 0), counts))
     return Ranking(*ranked), order
 

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int, Num
 
 from entropax.types import Array
 from entropax.uncertainty.bins import Bins, bin_forecasts
-from entropax.uncertainty.forecasts import not_classes, not_probabilities
+from entropax.uncertainty.forecasts import not_classes, not_probabilities, refuse_one_hot
 from entropax.uncertainty.ordering import Ranking
 
 
@@ -60,8 +60,8 @@ def calibration_error(
 
     Raises:
       ValueError: an unknown option, `debiased` with another norm, `classes="each"` without the
-        probabilities of all classes, or, not under `jit`, a probability outside [0, 1] or a label
-        that is not a class.
+        probabilities of all classes, or, not under `jit`, a probability outside [0, 1], a label
+        that is not a class, or labels in one-hot code.
 
     References:
       M. P. Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning" (2015),
@@ -92,11 +92,15 @@ def calibration_error(
         )
         return _summary(bins, norm, debiased)
 
+    if not isinstance(probs, Ranking) and labels is not None:
+        probs, labels = jnp.asarray(probs), jnp.asarray(labels)
     if isinstance(probs, Ranking) or labels is None or probs.ndim == labels.ndim:
         if classes == "each":
             raise ValueError(
                 '`classes="each"` needs probabilities [..., n, c] and labels [..., n].'
             )
+        if not isinstance(probs, Ranking) and labels is not None:
+            refuse_one_hot(probs, labels)
         return error(probs, labels, where)
     counted = jnp.broadcast_to(True if where is None else where, labels.shape)
     invalid = not_classes(labels, probs.shape[-1], where=counted)

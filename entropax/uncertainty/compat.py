@@ -3,10 +3,10 @@
 Code: benchmarking-uncertainty-estimation-performance, of "What can we learn from the selective
 prediction and uncertainty estimation performance of 523 ImageNet classifiers?" (2023). These are
 NumPy functions on the host, for comparison with numbers that were made with it; the other modules
-of this package are what to use otherwise. Functions return Python floats, except that the order of
-equal confidences is theirs only with the same `order`: its sort is not stable. By default equal
-confidences stay in the order given. The published functions take whole sums in loops; these need no
-more than a sort.
+of this package are what to use otherwise. Functions return Python floats. The published code sorts
+without keeping the order of equal confidences; to get its numbers where there are such, pass the
+`order` that its sort gave. By default equal confidences stay in the order given. The published
+functions take whole sums in loops; these need no more than a sort.
 """
 
 import itertools
@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, Shaped
+
+from entropax.uncertainty.bins import equal_width_edges
 
 
 def _sorted_correct(
@@ -161,21 +163,6 @@ def coverage_for_desired_accuracy(
     return index / (hits.size + 1)
 
 
-def equal_width_boundaries(num_bins: int) -> Float32[np.ndarray, " edges"]:
-    """Edges of bins of equal width, bit by bit those of torch's `linspace(0, 1, num_bins + 1)`.
-
-    From the left up to the middle and from the right beyond it, rounded once. NumPy and JAX differ
-    from it by one unit in the last place at 6 of the 16 edges of 15 bins.
-
-    >>> equal_width_boundaries(4).tolist()
-    [0.0, 0.25, 0.5, 0.75, 1.0]
-    """
-    step = np.float64(np.float32(1) / np.float32(num_bins))
-    index = np.arange(num_bins + 1)
-    left, right = step * index, 1 - step * (num_bins - index)
-    return np.where(index < (num_bins + 1) // 2, left, right).astype(np.float32)
-
-
 def adaptive_boundaries(
     confidence: Float[np.ndarray, " n"], *, num_bins: int = 10
 ) -> Float32[np.ndarray, " edges"]:
@@ -234,7 +221,7 @@ def calibration_errors(
     if confidence.size == 0:
         raise ZeroDivisionError("There is no example.")
     if boundaries is None:
-        boundaries = equal_width_boundaries(num_bins)
+        boundaries = equal_width_edges(num_bins)
     order = np.argsort(confidence, kind="stable")
     ascending, hits = np.asarray(confidence)[order], np.asarray(correct)[order] != 0
     # Behind the last confidence that is not above an edge.

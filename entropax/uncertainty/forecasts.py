@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Num
 
 from entropax.types import Array
-from entropax.uncertainty.ordering import Ranking, ranking_of
+from entropax.uncertainty.ordering import Ranking, are_counts, ranking_of
 
 # A sum of probabilities may exceed 1 by so much in float32, and means of them as well.
 _ROUNDING = 1e-6
+# A row of probabilities in half precision sums to 1 within this.
+_HALF_ROUNDING = 1e-2
 
 
 class Forecasts(NamedTuple):
@@ -45,7 +47,7 @@ def forecasts(
 
     Returns:
       Forecasts in float32 at least. All confidences are NaN where one is NaN or, under `jit`,
-      outside [0, 1], or where a `correct` is not 0 or 1.
+      outside [0, 1], where a `correct` is not 0 or 1, or a weight of a `Ranking` not whole.
 
     Raises:
       ValueError: a confidence that counts is outside [0, 1], and its value is known; `correct` is
@@ -58,6 +60,7 @@ def forecasts(
     if ordered or isinstance(confidence, Ranking) or correct is None:
         confidence, correct, weights = ranking_of(confidence, correct, where=where)
     else:
+        confidence, correct = jnp.asarray(confidence), jnp.asarray(correct)
         weights = jnp.ones((), bool) if where is None else where
     dtype = jnp.promote_types(confidence.dtype, jnp.float32)
     confidence = jnp.asarray(confidence, dtype)
@@ -65,11 +68,43 @@ def forecasts(
     counted = weights > 0
     strange = not_probabilities(confidence, where=counted)
     strange |= counted & (correct != 0) & (correct != 1)
-    strange = jnp.any(strange, axis=-1, keepdims=True)
+    strange = (jnp.any(strange, axis=-1) | ~are_counts(weights))[..., None]
     confidence = jnp.where(counted, jnp.clip(confidence, 0, 1), 0)
     confidence = jnp.where(strange, jnp.nan, confidence)
     correct = jnp.where(counted, jnp.asarray(correct, dtype), 0)
     return Forecasts(confidence, correct, weights)
+
+
+def is_probability(values: Float[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    """Whether values lie in [0, 1], or 1e-6 beyond, which is rounding.
+
+    >>> is_probability(jnp.array([0.0, 1.0000005, 1.1, jnp.nan])).tolist()
+    [True, True, False, False]
+    """
+    return (values >= -_ROUNDING) & (values <= 1 + _ROUNDING)
+
+
+def refuse_one_hot(
+    probs: Float[Array, "*shape"], labels: Num[Array, "*shape"] | Bool[Array, "*shape"]
+) -> None:
+    """Refuse labels in one-hot code, which look like the outcomes of several sets of confidences.
+
+    Raises:
+      ValueError: all rows of `probs` sum to 1 and all of `labels` hold a single 1, and the values
+        are known: not under `jit`.
+
+    >>> refuse_one_hot(jnp.array([[0.2, 0.9], [0.4, 0.5]]), jnp.array([[1, 1], [0, 1]]))
+    """
+    if probs.ndim < 2 or probs.size == 0:
+        return
+    sums = jnp.abs(jnp.sum(probs, axis=-1) - 1) <= _HALF_ROUNDING
+    code = (jnp.sum(labels != 0, axis=-1) == 1) & (jnp.max(labels, axis=-1) == 1)
+    found = jnp.all(sums & code)
+    if not isinstance(found, jax.core.Tracer) and bool(found):
+        raise ValueError(
+            "Labels must be classes [..., n] where `probs` are [..., n, c]; those given look like "
+            f"one-hot code of shape {labels.shape}. Take the argmax over their last axis."
+        )
 
 
 def not_probabilities(
@@ -83,7 +118,7 @@ def not_probabilities(
     >>> not_probabilities(jnp.array([0.5, jnp.nan]), where=jnp.array([True, True])).tolist()
     [False, True]
     """
-    outside = where & ((values < -_ROUNDING) | (values > 1 + _ROUNDING))
+    outside = where & ~is_probability(values) & ~jnp.isnan(values)
     if not isinstance(outside, jax.core.Tracer) and bool(jnp.any(outside)):
         raise ValueError(
             f"A confidence must be a probability in [0, 1], got {float(values[outside][0]):g}. "

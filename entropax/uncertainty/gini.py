@@ -5,7 +5,7 @@ from jax import lax
 from jaxtyping import Bool, Float
 
 from entropax.types import Array
-from entropax.uncertainty.ordering import Ranking, rank, ratio, undefined_as_nan
+from entropax.uncertainty.ordering import Ranking, are_counts, rank, ratio, undefined_as_nan
 
 
 def gini(
@@ -58,4 +58,5 @@ def gini(
     sizes = (weights * x / jnp.maximum(total, 1) for x in (lead, values))
     spread, mean = (jnp.sum(x, axis=-1, where=counts) for x in sizes)
     value = ratio(spread, mean * total[..., 0])
-    return undefined_as_nan(value, defined=(total[..., 0] > 0) & ~jnp.isnan(value), like=ranking)
+    defined = (total[..., 0] > 0) & ~jnp.isnan(value) & are_counts(ranking.weights)
+    return undefined_as_nan(value, defined=defined, like=ranking)

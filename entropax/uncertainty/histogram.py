@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num, UInt32
 
 from entropax.types import Array
-from entropax.uncertainty.accumulators import Accumulator
+from entropax.uncertainty.accumulators import FULL, Accumulator, add_counts, psum_counts
+from entropax.uncertainty.forecasts import is_probability
 from entropax.uncertainty.ordering import Ranking
 
 # Sign, exponent and seven bits of the fraction of a float32 number.
@@ -22,8 +23,6 @@ _SHIFT = 16
 # Bins from a confidence of 1 down to one half, which has a bin of its own; then those down to 0.
 _NUM_UPPER = (0x3F000000 >> _SHIFT) + 1
 _NUM_BINS = 2 * _NUM_UPPER - 1
-# Beyond [0, 1] by so much is rounding.
-_ROUNDING = 1e-6
 _LARGEST_TOTAL = 2.0**31
 
 
@@ -31,7 +30,8 @@ class HistogramState(NamedTuple):
     """How many predictions a stream has brought, by confidence and by whether they were correct.
 
     Attributes:
-      counts: `[2, 32257]` wrong and correct predictions by bin, from a confidence of 1 to 0.
+      counts: `[2, 32257]` wrong and correct predictions by bin, from a confidence of 1 to 0; one
+        that does not fit stays at the largest number.
       invalid: predictions with a confidence outside [0, 1], NaN, or a `correct` that is not 0 or 1.
         The result is NaN unless this is 0.
     """
@@ -75,21 +75,22 @@ def _update(
     where: Bool[Array, " b"] | None = None,
 ) -> HistogramState:
     where = jnp.ones(confidence.shape, bool) if where is None else where
-    valid = (confidence >= -_ROUNDING) & (confidence <= 1 + _ROUNDING)
-    valid = valid & ((correct == 0) | (correct == 1))
+    valid = is_probability(confidence) & ((correct == 0) | (correct == 1))
     index = _bin(jnp.where(valid, jnp.clip(confidence, 0, 1), 0))
     counts = state.counts.at[(correct != 0).astype(jnp.int32), index].add(
         (where & valid).astype(jnp.uint32), mode="promise_in_bounds"
     )
+    counts = jnp.where(counts < state.counts, FULL, counts)
     return HistogramState(counts, state.invalid + jnp.sum(where & ~valid, dtype=jnp.int32))
 
 
 def _merge(state: HistogramState, other: HistogramState) -> HistogramState:
-    return jax.tree.map(jnp.add, state, other)
+    return HistogramState(add_counts(state.counts, other.counts), state.invalid + other.invalid)
 
 
 def _psum(state: HistogramState, axis_name: str) -> HistogramState:
-    return jax.lax.psum(state, axis_name)
+    invalid = jax.lax.psum(state.invalid, axis_name)
+    return HistogramState(psum_counts(state.counts, axis_name), invalid)
 
 
 def _compute(state: HistogramState) -> Ranking:

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Num
 
 from entropax.types import Array
 from entropax.uncertainty.forecasts import forecasts
-from entropax.uncertainty.ordering import Ranking
+from entropax.uncertainty.ordering import Ranking, ranking_of
 
 
 def ks_calibration_error(
@@ -38,10 +38,13 @@ def ks_calibration_error(
     >>> round(float(ks_calibration_error(confidence, jnp.array([1, 1, 1, 0]))), 4)
     0.05
     """
-    given = forecasts(confidence, correct, ordered=True, where=where)
-    # From the smallest up. What does not count comes first and adds 0.
+    ranking = ranking_of(confidence, correct, where=where)
+    given = forecasts(ranking, None)
+    # From the smallest up. What does not count adds 0, wherever it is.
     confidence, correct, weights = (jnp.flip(x, axis=-1) for x in given)
-    ends = jnp.roll(confidence, -1, axis=-1) != confidence
+    # Of the ranking: a row of weight 0 between equal confidences does not part them.
+    scores = jnp.flip(jnp.clip(ranking.scores, 0, 1), axis=-1)
+    ends = jnp.roll(scores, -1, axis=-1) != scores
     ends = ends.at[..., -1:].set(True)
     sums = jnp.abs(jnp.cumsum(weights * (confidence - correct), axis=-1))
     total = jnp.sum(weights, axis=-1)

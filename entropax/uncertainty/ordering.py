@@ -19,8 +19,12 @@ from jaxtyping import Bool, Float, Int, Num
 
 from entropax.types import Array
 
-# Its square is the largest that fits in int32.
-_LARGEST_DENOMINATOR = 46340
+# Up to the first, single precision tells fractions apart. Up to the second, `whole_share` stays in
+# int32, and up to six decimals are exact.
+_DENOMINATORS = 46340, 2**20
+_DIGITS = 2**10
+# By so much may a number up to 1 have been rounded in single precision.
+_ROUNDING = 2.0**-25
 
 
 class Ranking(NamedTuple):
@@ -31,7 +35,8 @@ class Ranking(NamedTuple):
         `-inf`. All NaN where the data was not valid: every metric is NaN then.
       correct: `[..., n]` 1 where the prediction is correct, 0 where it is not.
       weights: `[..., n]` how many times each example counts, a whole number: 1, or 0 for one that
-        does not. Bootstrap replicates differ in nothing but these.
+        does not. Bootstrap replicates differ in nothing but these. With a weight that is
+        negative or not whole every metric is NaN.
     """
 
     scores: Float[Array, "*batch n"]
@@ -61,7 +66,7 @@ class Blocks(NamedTuple):
     errors_before: Int[Array, "*batch n"]
     total: Int[Array, "*batch 1"]
     total_errors: Int[Array, "*batch 1"]
-    valid: Bool[Array, "*scores"]
+    valid: Bool[Array, "*batch"]
 
 
 def _positions(n: int) -> Int[Array, " n"]:
@@ -125,19 +130,51 @@ def rank(
     """
     if ties not in ("any", "input"):
         raise ValueError(f'`ties` must be "any" or "input", got "{ties}".')
-    scores, correct = jnp.asarray(scores), jnp.asarray(correct)
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    where = jnp.ones((), bool) if where is None else where
-    where = jnp.broadcast_to(where, scores.shape)
-    strange = jnp.isnan(scores) | ((correct != 0) & (correct != 1))
-    strange = jnp.any(strange & where, axis=-1, keepdims=True)
-    scores = jnp.where(scores == 0, 0, scores)  # -0 is equal to 0, and has another word
+    scores, correct, where, strange = checked(scores, correct, where=where)
     sort = _sort_words if ties == "any" else _sort_stable
     scores, correct = sort(scores, correct, where)
     counts = _positions(scores.shape[-1]) < jnp.sum(where, axis=-1, keepdims=True)
     scores = jnp.where(counts, scores, -jnp.inf)
     scores = jnp.where(strange, jnp.nan, scores)
     return Ranking(scores, jnp.where(counts, correct, 0), counts.astype(scores.dtype))
+
+
+def checked(
+    scores: Float[Array, "*batch n"],
+    correct: Bool[Array, "*batch n"] | Num[Array, "*batch n"],
+    *,
+    where: Bool[Array, "*#batch #n"] | None = None,
+) -> tuple[
+    Float[Array, "*batch n"],
+    Bool[Array, "*batch n"] | Num[Array, "*batch n"],
+    Bool[Array, "*batch n"],
+    Bool[Array, "*batch 1"],
+]:
+    """What is about to be sorted: scores of float32 at least, `correct`, and which examples count.
+
+    The last result is True where the data are not valid: a NaN among the scores that count, or
+    a `correct` other than 0 and 1.
+
+    >>> scores, _, where, strange = checked(jnp.array([0.5, -0.0], jnp.float16), jnp.array([1, 2]))
+    >>> scores.tolist(), where.tolist(), strange.tolist()
+    ([0.5, 0.0], [True, True], [True])
+    """
+    scores, correct = jnp.asarray(scores), jnp.asarray(correct)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    where = jnp.broadcast_to(True if where is None else where, scores.shape)
+    strange = jnp.isnan(scores) | ((correct != 0) & (correct != 1))
+    strange = jnp.any(strange & where, axis=-1, keepdims=True)
+    scores = jnp.where(scores == 0, 0, scores)  # -0 is equal to 0, and has another word
+    return scores, correct, where, strange
+
+
+def are_counts(weights: Num[Array, "*batch n"]) -> Bool[Array, "*batch"]:
+    """Whether all weights are whole numbers from 0 on, as how many times something counts is.
+
+    >>> are_counts(jnp.array([[2.0, 0.0], [0.5, 1.0]])).tolist()
+    [True, False]
+    """
+    return jnp.all((weights >= 0) & (weights == jnp.floor(weights)), axis=-1)
 
 
 def ranking_of(
@@ -197,14 +234,16 @@ def blocks(ranking: Ranking) -> Blocks:
         errors_before=at_start(errors - wrong, start),
         total=jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.int32),
         total_errors=jnp.sum(wrong, axis=-1, keepdims=True, dtype=jnp.int32),
-        valid=~jnp.any(jnp.isnan(scores[..., :1]), axis=-1),
+        valid=~jnp.any(jnp.isnan(scores[..., :1]), axis=-1) & are_counts(ranking.weights),
     )
 
 
 def whole_share(count: Int[Array, "*shape"], share: Fraction) -> Int[Array, "*shape"]:
     r"""Largest whole number up to a share of a count, without rounding.
 
-    $$\lfloor s c \rfloor = p q + \lfloor p r / d \rfloor, \qquad s = p / d, \quad c = q d + r.$$
+    $$\lfloor s c \rfloor = p q + \lfloor p r / d \rfloor, \qquad s = p / d, \quad c = q d + r,$$
+
+    and $p r / d$ by long division, in digits to the base 1,024.
 
     Args:
       count: whole numbers, not negative.
@@ -213,20 +252,36 @@ def whole_share(count: Int[Array, "*shape"], share: Fraction) -> Int[Array, "*sh
     >>> whole_share(jnp.array([100, 199, 200]), as_fraction(0.01)).tolist()
     [1, 1, 2]
     """
-    quotient, rest = jnp.divmod(count, share.denominator)
-    return share.numerator * quotient + share.numerator * rest // share.denominator
+    numerator, denominator = share.numerator, share.denominator
+    quotient, rest = jnp.divmod(count, denominator)
+    high, carried = jnp.divmod(numerator * (rest // _DIGITS), denominator)
+    low = (carried * _DIGITS + numerator * (rest % _DIGITS)) // denominator
+    return numerator * quotient + high * _DIGITS + low
 
 
 def as_fraction(rate: float) -> Fraction:
-    """Read a rate as the fraction that was meant: the closest one with a denominator up to 46,340.
+    """Read a rate as the fraction that was meant.
 
-    A rate of up to four decimals is exact, so that 99 correct of 100 do meet an accuracy of 0.99,
-    whatever floating point makes of either.
+    It is the closest one with a denominator up to 46,340, unless the rate is further from it than
+    single precision rounds; then the closest with one up to 1,048,576. A rate of up to six decimals
+    is exact, so that 99 correct of 100 do meet an accuracy of 0.99, whatever floating point makes
+    of either.
 
-    >>> as_fraction(0.99)
-    Fraction(99, 100)
+    Raises:
+      ValueError: if no such fraction is as close, or only 0 or 1 is, as for 1e-9.
+
+    >>> as_fraction(0.99), as_fraction(0.999999)
+    (Fraction(99, 100), Fraction(999999, 1000000))
     """
-    return Fraction(float(rate)).limit_denominator(_LARGEST_DENOMINATOR)
+    given = Fraction(float(rate))
+    for denominator in _DENOMINATORS:
+        found = given.limit_denominator(denominator)
+        if given == found or (abs(given - found) <= _ROUNDING and 0 < found < 1):
+            return found
+    raise ValueError(
+        f"The rate {rate} is not close to a fraction with a denominator up to {_DENOMINATORS[-1]}; "
+        "round it to six decimals."
+    )
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:

@@ -8,7 +8,12 @@ from jaxtyping import Bool, Float, Int, Num
 
 from entropax.types import Array
 from entropax.uncertainty.bins import bin_forecasts
-from entropax.uncertainty.forecasts import forecasts, not_classes, not_probabilities
+from entropax.uncertainty.forecasts import (
+    forecasts,
+    not_classes,
+    not_probabilities,
+    refuse_one_hot,
+)
 from entropax.uncertainty.ordering import Ranking
 
 
@@ -30,6 +35,44 @@ class BrierDecomposition(NamedTuple):
     uncertainty: Float[Array, "*batch"]
     within_variance: Float[Array, "*batch"]
     within_covariance: Float[Array, "*batch"]
+
+
+def negative_log_likelihood_terms(
+    logits: Float[Array, "*batch n c"],
+    labels: Int[Array, "*batch n"],
+    *,
+    where: Bool[Array, "*#batch #n"] | None = None,
+) -> Float[Array, "*batch n"]:
+    r"""What `negative_log_likelihood` is the mean of: one term an example, to bootstrap it.
+
+    $$-\ln \mathrm{softmax}(z_i)_{y_i}.$$
+
+    Args:
+      logits: `[..., n, c]`; logarithms of probabilities are logits too.
+      labels: `[..., n]` the right classes.
+      where: `[..., n]` examples that count. The terms of others mean nothing.
+
+    Returns:
+      `[..., n]` in nats, not negative; infinite where a label has probability 0; NaN where a logit
+      is NaN, or, under `jit`, a label is not a class.
+
+    Raises:
+      ValueError: a label is not a class, not under `jit`.
+
+    >>> from entropax.uncertainty.bootstrap import bootstrap, mean, sample
+    >>> logits, labels = jnp.array([[0.0, 2.0], [1.0, 0.0], [3.0, 0.0]]), jnp.array([1, 1, 0])
+    >>> terms = negative_log_likelihood_terms(logits, labels)
+    >>> found = bootstrap(jax.random.key(0), mean, sample(terms), num_replicates=100)
+    >>> round(float(found.value), 5), round(float(negative_log_likelihood(logits, labels)), 5)
+    (0.49626, 0.49626)
+    """
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    counted = jnp.broadcast_to(True if where is None else where, labels.shape)
+    invalid = not_classes(labels, logits.shape[-1], where=counted)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    index = jnp.where(counted & ~invalid, labels, 0)
+    own = jnp.take_along_axis(jax.nn.log_softmax(logits), index[..., None], axis=-1)[..., 0]
+    return jnp.where(invalid, jnp.nan, -own)
 
 
 def negative_log_likelihood(
@@ -59,12 +102,43 @@ def negative_log_likelihood(
     >>> round(float(loss), 5)  # (ln 2 + ln 4/3) / 2
     0.49041
     """
+    return jnp.mean(
+        negative_log_likelihood_terms(logits, labels, where=where), axis=-1, where=where
+    )
+
+
+def brier_terms(
+    probs: Float[Array, "*batch n c"],
+    labels: Int[Array, "*batch n"],
+    *,
+    where: Bool[Array, "*#batch #n"] | None = None,
+) -> Float[Array, "*batch n"]:
+    r"""What the `brier_score` of several classes is the mean of: one term an example.
+
+    $$\sum_k (p_{ik} - [y_i = k])^2.$$
+
+    Args:
+      probs: `[..., n, c]` probabilities.
+      labels: `[..., n]` the right classes.
+      where: `[..., n]` examples that count. The terms of others mean nothing.
+
+    Returns:
+      `[..., n]` terms in [0, 2]; NaN where a probability is NaN, or, under `jit`, outside [0, 1],
+      or a label is not a class.
+
+    Raises:
+      ValueError: a probability is outside [0, 1], or a label is not a class, not under `jit`.
+
+    >>> brier_terms(jnp.array([[0.5, 0.5], [0.25, 0.75]]), jnp.array([0, 1])).tolist()
+    [0.5, 0.125]
+    """
+    probs, labels = jnp.asarray(probs), jnp.asarray(labels)
     counted = jnp.broadcast_to(True if where is None else where, labels.shape)
-    invalid = not_classes(labels, logits.shape[-1], where=counted)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    index = jnp.where(counted & ~invalid, labels, 0)
-    own = jnp.take_along_axis(jax.nn.log_softmax(logits), index[..., None], axis=-1)[..., 0]
-    return jnp.mean(jnp.where(invalid, jnp.nan, -own), axis=-1, where=counted)
+    invalid = not_classes(labels, probs.shape[-1], where=counted)
+    invalid |= jnp.any(not_probabilities(probs, where=counted[..., None]), axis=-1)
+    probs = probs.astype(jnp.promote_types(probs.dtype, jnp.float32))
+    own = jnp.arange(probs.shape[-1]) == labels[..., None]
+    return jnp.where(invalid, jnp.nan, jnp.sum(jnp.square(probs - own), axis=-1))
 
 
 def brier_score(
@@ -91,7 +165,8 @@ def brier_score(
       probability is NaN, or, under `jit`, outside [0, 1].
 
     Raises:
-      ValueError: a probability is outside [0, 1], or a label is not a class, not under `jit`.
+      ValueError: a probability is outside [0, 1], a label is not a class, or the labels are one-hot
+        code, not under `jit`.
 
     Reference: G. W. Brier, "Verification of forecasts expressed in terms of probability" (1950),
     equation 2.
@@ -100,17 +175,15 @@ def brier_score(
     >>> float(brier_score(probs, jnp.array([0, 1])))
     0.3125
     """
+    if not isinstance(probs, Ranking) and labels is not None:
+        probs, labels = jnp.asarray(probs), jnp.asarray(labels)
     if isinstance(probs, Ranking) or labels is None or probs.ndim == labels.ndim:
+        if not isinstance(probs, Ranking) and labels is not None:
+            refuse_one_hot(probs, labels)
         confidence, correct, weights = forecasts(probs, labels, where=where)
         squares = jnp.square(confidence - correct)
         return jnp.sum(weights * squares, axis=-1) / jnp.sum(weights, axis=-1)
-    counted = jnp.broadcast_to(True if where is None else where, labels.shape)
-    invalid = not_classes(labels, probs.shape[-1], where=counted)
-    invalid |= jnp.any(not_probabilities(probs, where=counted[..., None]), axis=-1)
-    probs = probs.astype(jnp.promote_types(probs.dtype, jnp.float32))
-    own = jnp.arange(probs.shape[-1]) == labels[..., None]
-    squares = jnp.sum(jnp.square(probs - own), axis=-1)
-    return jnp.mean(jnp.where(invalid, jnp.nan, squares), axis=-1, where=counted)
+    return jnp.mean(brier_terms(probs, labels, where=where), axis=-1, where=where)
 
 
 def brier_decomposition(
@@ -174,4 +247,5 @@ def brier_decomposition(
         within_variance=jnp.sum(shares * above * above, axis=-1),
         within_covariance=jnp.sum(shares * above * more, axis=-1),
     )
-    return jax.tree.map(lambda part: jnp.where(jnp.isnan(brier), jnp.nan, part), parts)
+    undefined = jnp.isnan(brier) | (total == 0)
+    return jax.tree.map(lambda part: jnp.where(undefined, jnp.nan, part), parts)

@@ -11,11 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Num, PyTree, UInt32
 
 from entropax.types import Array
-from entropax.uncertainty.accumulators import Accumulator, gather
+from entropax.uncertainty.accumulators import FULL, Accumulator, add_counts, gather, psum_counts
 from entropax.uncertainty.bins import Bins, equal_width_edges
-
-# Beyond [0, 1] by so much is rounding.
-_ROUNDING = 1e-6
+from entropax.uncertainty.forecasts import is_probability
 
 
 class Sum(NamedTuple):
@@ -79,7 +77,8 @@ def mean_accumulator(like: PyTree[Any] = 0.0) -> Accumulator:
     r"""Mean of terms that examples have: negative log-likelihood, Brier score, accuracy.
 
     `update(state, terms, where=None)` takes terms `[b]`, or a tree of such arrays; `compute` gives
-    the means in float32, NaN before the first example, and NaN or infinite where a term is.
+    the means in float32, NaN before the first example and from 2**32 - 1 examples on, and NaN or
+    infinite where a term is.
 
     Args:
       like: anything of the structure of the terms; a single array of them by default.
@@ -107,18 +106,19 @@ def mean_accumulator(like: PyTree[Any] = 0.0) -> Accumulator:
             return _add(total, _sum(jnp.where(where, terms.astype(jnp.float32), 0)))
 
         sums = jax.tree.map(add, terms, state.sums)
-        return MeanState(sums, state.num_examples + jnp.sum(where, dtype=jnp.uint32))
+        number = add_counts(state.num_examples, jnp.sum(where, dtype=jnp.uint32))
+        return MeanState(sums, number)
 
     def merge(state: MeanState, other: MeanState) -> MeanState:
         sums = jax.tree.map(_add, state.sums, other.sums, is_leaf=_is_sum)
-        return MeanState(sums, state.num_examples + other.num_examples)
+        return MeanState(sums, add_counts(state.num_examples, other.num_examples))
 
     def psum(state: MeanState, axis_name: str) -> MeanState:
         sums = jax.tree.map(lambda x: _psum(x, axis_name), state.sums, is_leaf=_is_sum)
-        return MeanState(sums, jax.lax.psum(state.num_examples, axis_name))
+        return MeanState(sums, psum_counts(state.num_examples, axis_name))
 
     def compute(state: MeanState) -> PyTree[Float[Array, ""]]:
-        count = state.num_examples.astype(jnp.float32)
+        count = jnp.where(state.num_examples == FULL, jnp.nan, state.num_examples)
         return jax.tree.map(lambda x: (x.total + x.residue) / count, state.sums, is_leaf=_is_sum)
 
     return Accumulator(init, update, merge, psum, compute)
@@ -128,7 +128,8 @@ def calibration_accumulator(*, num_bins: int = 15) -> Accumulator:
     r"""Calibration errors of a stream, in bins of equal width, as `calibration_error` has them.
 
     `update(state, confidence, correct, where=None)` takes confidences `[b]` in [0, 1] and
-    `correct` `[b]`, 0 or 1. `compute` gives a `Calibration`.
+    `correct` `[b]`, 0 or 1. `compute` gives a `Calibration`, of errors that are NaN once a bin has
+    2**32 - 1 forecasts.
 
     Args:
       num_bins: number of bins.
@@ -158,31 +159,39 @@ def calibration_accumulator(*, num_bins: int = 15) -> Accumulator:
         where: Bool[Array, " b"] | None = None,
     ) -> CalibrationState:
         where = jnp.ones(confidence.shape, bool) if where is None else where
-        valid = (confidence >= -_ROUNDING) & (confidence <= 1 + _ROUNDING)
-        valid = valid & ((correct == 0) | (correct == 1))
+        valid = is_probability(confidence) & ((correct == 0) | (correct == 1))
         confidence = jnp.clip(confidence, 0, 1).astype(jnp.float32)
         index = jnp.searchsorted(edges[1:-1], confidence, side="left", method="compare_all")
         inside = (index[:, None] == jnp.arange(num_bins)) & (where & valid)[:, None]
         sums = _sum(jnp.where(inside, confidence[:, None], 0))
         came_true = inside & (correct != 0)[:, None]
         return CalibrationState(
-            state.number + jnp.sum(inside, axis=0, dtype=jnp.uint32),
-            state.correct + jnp.sum(came_true, axis=0, dtype=jnp.uint32),
+            add_counts(state.number, jnp.sum(inside, axis=0, dtype=jnp.uint32)),
+            add_counts(state.correct, jnp.sum(came_true, axis=0, dtype=jnp.uint32)),
             _add(state.confidence, sums),
             state.invalid + jnp.sum(where & ~valid, dtype=jnp.int32),
         )
 
     def merge(state: CalibrationState, other: CalibrationState) -> CalibrationState:
-        added = jax.tree.map(jnp.add, state, other)
-        return added._replace(confidence=_add(state.confidence, other.confidence))
+        return CalibrationState(
+            add_counts(state.number, other.number),
+            add_counts(state.correct, other.correct),
+            _add(state.confidence, other.confidence),
+            state.invalid + other.invalid,
+        )
 
     def psum(state: CalibrationState, axis_name: str) -> CalibrationState:
-        added = jax.lax.psum(state, axis_name)
-        return added._replace(confidence=_psum(state.confidence, axis_name))
+        return CalibrationState(
+            psum_counts(state.number, axis_name),
+            psum_counts(state.correct, axis_name),
+            _psum(state.confidence, axis_name),
+            jax.lax.psum(state.invalid, axis_name),
+        )
 
     def compute(state: CalibrationState) -> Calibration:
         count, correct = (x.astype(jnp.float32) for x in (state.number, state.correct))
-        total = jnp.where(state.invalid > 0, jnp.nan, jnp.sum(count))
+        strange = (state.invalid > 0) | jnp.any(state.number == FULL)
+        total = jnp.where(strange, jnp.nan, jnp.sum(count))
         confidence = (state.confidence.total + state.confidence.residue) / count
         bins = Bins(
             jnp.asarray(edges[:-1]), jnp.asarray(edges[1:]), count, confidence, correct / count

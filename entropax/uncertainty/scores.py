@@ -71,7 +71,7 @@ def log_odds(
     """
     logits, highest = _prepared(logits, where)
     below = jnp.where(_first(logits), -jnp.inf, logits - highest[..., None])
-    return -_logsumexp(below)
+    return jnp.where(jnp.isnan(highest), jnp.nan, -_logsumexp(below))
 
 
 def entropy_score(

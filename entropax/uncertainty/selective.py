@@ -40,8 +40,8 @@ def coverage_at_accuracy(
       min_count: the fewest examples that may be kept. More than 1 keeps luck at the first few
         ranks from counting as coverage.
       semantics: "threshold" keeps all examples of a score or none, which is what a deployed
-        threshold can do. "rank" also cuts between equal scores, in the order of the arguments, or
-        in that of a `Ranking`.
+        threshold can do. "rank" also cuts between equal scores, in the order of the arguments; not
+        with a `Ranking`, which may have lost that order.
       where: `[..., n]` examples that count; not with a `Ranking`.
 
     Returns:
@@ -50,7 +50,7 @@ def coverage_at_accuracy(
 
     Raises:
       ValueError: if `accuracy`, `min_count` or `semantics` is out of range, `correct` is missing,
-        or comes with a `Ranking`.
+        or `correct` or "rank" comes with a `Ranking`.
 
     Reference: I. Galil, M. Dabbah and R. El-Yaniv, "What can we learn from the selective prediction
     and uncertainty estimation performance of 523 ImageNet classifiers?" (2023).
@@ -67,6 +67,11 @@ def coverage_at_accuracy(
         raise ValueError(f"`min_count` must be at least 1, got {min_count}.")
     if semantics not in ("threshold", "rank"):
         raise ValueError(f'`semantics` must be "threshold" or "rank", got "{semantics}".')
+    if semantics == "rank" and isinstance(scores, Ranking):
+        raise ValueError(
+            'A Ranking may have lost the order of equal scores, in which `semantics="rank"` cuts; '
+            "pass `scores` and `correct`."
+        )
     ties = "any" if semantics == "threshold" else "input"
     ranking = ranking_of(scores, correct, ties=ties, where=where)
     found = blocks(ranking)

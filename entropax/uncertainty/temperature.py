@@ -32,13 +32,13 @@ class FitStatus(enum.IntEnum):
       CONVERGED: at the optimum, to rounding.
       AT_UPPER: the inverse temperature is at its upper bound: sharper is better, as it is when
         the largest logit is always the right one.
-      AT_LOWER: the inverse temperature is at its lower bound: flatter is better, the logits say
-        less than nothing about the labels.
-      FLAT: the logits of every example are all equal; nothing depends on the temperature, which
-        stays 1.
+      AT_LOWER: the inverse temperature is at its lower bound: within the bounds flatter is better,
+        because the logits say less than nothing about the labels or are very large.
+      FLAT: the logits of every example are all equal, but for those more than 1e18 below the
+        largest, which count as minus infinity; nothing depends on the temperature, which stays 1.
       NOT_CONVERGED: out of steps; the best parameters that were found.
-      SEPARABLE: after scaling, every example is classified right, so that larger parameters
-        would always be better; they are those with which the solver stopped.
+      SEPARABLE: those of the fitted parameters that have no penalty classify every example right,
+        so that larger ones would always be better; they are those with which the solver stopped.
       INVALID: no example counts, a label is not a class, a logit is NaN or plus infinity, or a
         right one minus infinity. The parameters are NaN.
     """

@@ -179,7 +179,6 @@ def test_more_than_fits_is_flagged():
     for over in (
         accumulator.update(part, confidence, correct),
         accumulator.merge(part, part),
-        accumulator.merge(ranking_accumulator(5).init(), part)._replace(filled=jnp.array(10)),
     ):
         assert int(over.filled) == 10
         assert int(over.dropped) > 0
@@ -362,3 +361,47 @@ for on_each, on_one, data in (
 
 def test_four_devices():
     run_on_four_devices(ON_FOUR_DEVICES)
+
+
+FULL = np.uint32(2**32 - 1)
+
+
+def test_a_histogram_is_full_and_does_not_start_again():
+    accumulator = histogram_accumulator()
+    pair = jnp.array([0.5, 0.9]), jnp.array([1, 1])
+    state = update["histogram"](accumulator.init(), *pair)
+    nearly = state._replace(counts=jnp.where(state.counts > 0, FULL - np.uint32(1), 0))
+    for state in (
+        update["histogram"](update["histogram"](nearly, *pair), *pair),
+        merge["histogram"](nearly, nearly),
+        jax.vmap(lambda x: accumulator.psum(x, "i"), axis_name="i")(
+            jax.tree.map(lambda x: jnp.stack([x, x]), nearly)
+        ),
+    ):
+        assert int(state.counts.max()) == FULL
+    assert np.isnan(compute["histogram"](merge["histogram"](nearly, nearly)).scores).all()
+
+
+def test_running_means_are_full_and_do_not_start_again():
+    of_mean, of_bins = mean_accumulator(), calibration_accumulator()
+    terms = jnp.array([0.25, 0.75])
+    state = of_mean.update(of_mean.init(), terms)
+    nearly = state._replace(num_examples=jnp.asarray(FULL - np.uint32(2)))
+    assert np.isfinite(of_mean.compute(nearly))
+    for more in (of_mean.update(nearly, terms), of_mean.merge(nearly, nearly)):
+        assert np.isnan(of_mean.compute(of_mean.update(more, terms)))
+    state = of_bins.update(of_bins.init(), terms, jnp.array([0, 1]))
+    nearly = state._replace(number=jnp.where(state.number > 0, FULL - np.uint32(1), 0))
+    assert np.isfinite(of_bins.compute(nearly).expected)
+    for more in (of_bins.update(nearly, terms, jnp.array([0, 1])), of_bins.merge(nearly, nearly)):
+        found = of_bins.compute(of_bins.update(more, terms, jnp.array([0, 1])))
+        assert np.isnan([found.expected, found.root_mean_square, found.maximum]).all()
+
+
+def test_merging_takes_the_larger_capacity():
+    small, large = ranking_accumulator(2), ranking_accumulator(5)
+    scores = jnp.array([0.5, 0.25, 0.75])
+    few = small.update(small.init(), scores[:2], jnp.ones(2))
+    many = large.update(large.init(), scores, jnp.zeros(3))
+    for state in (large.merge(many, few), small.merge(few, many)):
+        assert (len(state.words), int(state.filled), int(state.dropped)) == (5, 5, 0)

@@ -100,6 +100,26 @@ def test_separable(fit):
     assert np.all(np.isfinite(scaling.shift))
 
 
+@pytest.mark.parametrize("fit", [fit_matrix_scaling, fit_dirichlet_scaling])
+@pytest.mark.parametrize("penalties", [(1e-3, 1e-3), (1.0, 0.0), (0.0, 1.0)])
+def test_a_free_diagonal_is_separable(fit, penalties):
+    """No penalty keeps the diagonal from growing, and with it the likelihood."""
+    off_diagonal, offset = penalties
+    labels = jnp.argmax(LOGITS, axis=-1)
+    scaling = fit(LOGITS, labels, off_diagonal=off_diagonal, offset=offset, where=WHERE)
+    assert int(scaling.status) == FitStatus.SEPARABLE
+    assert np.all(np.isfinite(scaling.weight))
+
+
+def test_what_a_penalty_holds_is_not_separable():
+    """Wrong by the logits as they are: only penalised entries of the matrix could separate."""
+    labels = (jnp.argmax(LOGITS, axis=-1) + 1) % 10
+    scaling = fit_matrix_scaling(LOGITS, labels, off_diagonal=1.0, offset=1.0, where=WHERE)
+    assert int(scaling.status) == FitStatus.CONVERGED
+    free = fit_matrix_scaling(LOGITS, labels, where=WHERE)
+    assert int(free.status) == FitStatus.SEPARABLE
+
+
 def test_a_large_penalty_leaves_the_diagonal():
     scaling = fit_matrix_scaling(LOGITS, LABELS, off_diagonal=1e4, offset=1e4, where=WHERE)
     off_diagonal = scaling.weight * (1 - jnp.eye(10))

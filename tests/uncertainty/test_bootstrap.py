@@ -20,6 +20,12 @@ from entropax.uncertainty.bootstrap import (
     sample,
 )
 from entropax.uncertainty.ordering import rank
+from entropax.uncertainty.proper_scores import (
+    brier_score,
+    brier_terms,
+    negative_log_likelihood,
+    negative_log_likelihood_terms,
+)
 from entropax.uncertainty.risk_coverage import aurc
 from entropax.uncertainty.roc import auroc
 
@@ -316,6 +322,64 @@ def test_options_out_of_range():
         compare(key, mean, data, data, method="bca")
     with pytest.raises(ValueError, match=r"the same examples, got \[3, 2\]"):
         compare(key, mean, data, sample(jnp.arange(2.0)))
+
+
+def test_half_precision_is_promoted():
+    """As `rank` does."""
+    scores, correct = simulate(0)
+    half = jnp.asarray(scores, jnp.float16)
+    pair = half.astype(jnp.float32), correct
+    key, every, other = jax.random.key(0), np.ones(N, bool), simulate(1)
+    one, two = (compare_rankings(key, x, other, every) for x in ((half, correct), pair))
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert one.value["aurc"].dtype == jnp.float32
+    assert np.isfinite(one.stderr["aurc"])
+
+
+def test_several_sets_of_examples_are_refused():
+    key = jax.random.key(0)
+    ranking = rank(jnp.ones((2, 3)), jnp.ones((2, 3)))
+    several = Sample(jnp.ones((2, 3)), jnp.ones((2, 3)))
+    with pytest.raises(
+        ValueError, match=r"`jax.vmap` for several, such as these of shape \(2, 3\)"
+    ):
+        bootstrap(key, aurc, ranking)
+    with pytest.raises(ValueError, match="one set of examples"):
+        compare(key, mean, several, several)
+    of_each = jax.vmap(lambda data: bootstrap(key, aurc, data, num_replicates=9))(ranking)
+    assert of_each.lower.tolist() == [0, 0]
+
+
+def test_no_example_at_all():
+    key, nothing = jax.random.key(0), jnp.zeros(0)
+    for found in (
+        bootstrap(key, mean, sample(nothing), num_replicates=9),
+        bootstrap(key, aurc, rank(nothing, nothing), num_replicates=9),
+        compare(key, mean, sample(nothing), sample(nothing), num_replicates=9),
+        compare(key, aurc, (nothing, nothing), (nothing, nothing), num_replicates=9),
+    ):
+        assert np.isnan([found.value, found.lower, found.upper, found.stderr]).all()
+        assert found.num_dropped == 9
+
+
+def test_losses_of_several_classes():
+    """Their terms, draw for draw the score of the rows that were drawn."""
+    key = jax.random.key(4)
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(N, 3)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 3, N))
+    probs = jax.nn.softmax(logits)
+    draws = replicate_draws(key, N)
+    for terms, metric, inputs in (
+        (negative_log_likelihood_terms, negative_log_likelihood, logits),
+        (brier_terms, brier_score, probs),
+    ):
+        found = interval_of_mean(key, data=sample(terms(inputs, labels)))
+        assert float(found.value) == pytest.approx(float(metric(inputs, labels)), rel=1e-6)
+        rows = np.array([np.repeat(np.arange(N), w) for w in draws])
+        replicates = jax.jit(metric)(inputs[rows], labels[rows])
+        assert float(found.stderr) == pytest.approx(float(np.std(replicates, ddof=1)), rel=1e-4)
 
 
 ON_FOUR_DEVICES = """

@@ -2,15 +2,22 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from uncertainty import recorded
 
-from entropax.uncertainty.bins import equal_width_edges
+from entropax.uncertainty.bins import bin_forecasts, equal_width_edges
 from entropax.uncertainty.calibration_error import calibration_error
+from entropax.uncertainty.kolmogorov_smirnov import ks_calibration_error
 from entropax.uncertainty.ordering import rank
+from entropax.uncertainty.proper_scores import (
+    brier_decomposition,
+    brier_score,
+    negative_log_likelihood,
+)
 
 error = jax.jit(
     calibration_error, static_argnames=("num_bins", "binning", "norm", "classes", "debiased")
@@ -71,7 +78,8 @@ def test_recorded_values(name):
         np.testing.assert_allclose(value, expected, atol=2e-6, rtol=0, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["saturated_at_one", "on_bin_edges_15"])
+# Not what lies on the edges in float32, which are others in float64.
+@pytest.mark.parametrize("name", ["saturated_at_one"])
 def test_recorded_values_in_float64(name):
     confidence, correct, where = recorded.padded(name)
     with jax.enable_x64(True):
@@ -273,3 +281,52 @@ def test_undefined_and_refused():
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         calibration_error(jnp.array([0.5]), jnp.array([1]), **options)
+
+
+def test_double_precision_has_edges_of_its_own():
+    """0.7 is the upper edge of the seventh of ten bins, in either precision."""
+    for i in range(1, 11):
+        with jax.enable_x64(True):
+            bins, index, _ = bin_forecasts(
+                jnp.array([i / 10]), jnp.array([1]), num_bins=10, binning="equal_width"
+            )
+            assert bins.upper.dtype == jnp.float64
+            assert int(index[0]) == i - 1
+        single = jnp.array([i / 10], jnp.float32)
+        _, index, _ = bin_forecasts(single, jnp.array([1]), num_bins=10, binning="equal_width")
+        assert int(index[0]) == i - 1
+
+
+@pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
+def test_no_example_at_all(binning):
+    nothing, none = jnp.zeros(0), jnp.zeros(0, int)
+    assert np.isnan(calibration_error(nothing, none, binning=binning))
+    assert np.isnan(calibration_error(jnp.zeros((0, 3)), none, binning=binning))
+    parts = brier_decomposition(nothing, none, binning=binning)
+    assert np.isnan(parts).all()
+
+
+def test_one_hot_labels_are_refused():
+    probs = jnp.array([[0.7, 0.3], [0.4, 0.6], [0.1, 0.9]])
+    one_hot = jnp.array([[1, 0], [1, 0], [0, 1]])
+    for metric in (brier_score, calibration_error):
+        with pytest.raises(ValueError, match=r"look like one-hot code of shape \(3, 2\)"):
+            metric(probs, one_hot)
+        # several sets of confidences, of which not all rows are distributions
+        assert metric(probs.at[0].set(0.9), one_hot).shape == (3,)
+
+
+def test_numpy_and_lists_give_no_warning():
+    """The annotations promise JAX arrays; without their check other arrays do as well."""
+    confidence, correct = np.array([0.9, 0.6, 0.2]), np.array([1, 0, 0])
+    probs, labels = np.array([[0.7, 0.3], [0.4, 0.6]]), np.array([0, 1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        for metric in (calibration_error, brier_score, ks_calibration_error):
+            expected = metric(jnp.asarray(confidence, jnp.float32), jnp.asarray(correct))
+            assert float(metric(confidence, correct)) == float(expected)
+            assert float(metric(confidence.tolist(), correct.tolist())) == float(expected)
+        for metric in (calibration_error, brier_score, negative_log_likelihood):
+            expected = metric(jnp.asarray(probs, jnp.float32), jnp.asarray(labels))
+            assert float(metric(probs, labels)) == float(expected)
+            assert float(metric(probs.tolist(), labels.tolist())) == float(expected)

@@ -102,21 +102,6 @@ def test_gini_and_median_are_the_published_ones_and_the_caller_keeps_its_array(n
     np.testing.assert_array_equal(confidence, before)
 
 
-def test_edges_are_those_of_torch():
-    """Recorded confidences that lie on its 16 edges; NumPy's own are others."""
-    edges = compat.equal_width_boundaries(15)
-    confidence, _ = recorded.case("on_bin_edges_15")
-    assert set(edges) <= set(confidence)
-    assert not set(np.linspace(0, 1, 16, dtype=np.float32)) <= set(confidence)
-
-
-@pytest.mark.parametrize("num_bins", [1, 2, 7, 50, 399])
-def test_edges_are_even_and_increase_from_0_to_1(num_bins):
-    edges = compat.equal_width_boundaries(num_bins)
-    assert (edges[0], edges[-1], len(edges)) == (0, 1, num_bins + 1)
-    np.testing.assert_allclose(np.diff(edges), 1 / num_bins, atol=1.2e-7)
-
-
 def test_ties_depend_on_the_order_of_the_rows():
     """What the correct mode repairs: 0.5 for a constant confidence."""
     confidence, correct = np.ones(10), np.arange(10) < 5

@@ -139,7 +139,7 @@ def test_shares_are_whole_numbers_without_rounding():
     """Where float32 fails: 0.999 of 17,000 and more."""
     counts = np.concatenate([np.arange(5000), np.arange(10**9, 10**9 + 5000), [2**31 - 1]])
     counts = counts.astype(np.int32)
-    for rate in (0, 0.001, 0.01, 0.05, 1 / 3, 0.501, 0.9999, 1):
+    for rate in (0, 0.001, 0.01, 0.05, 1 / 3, 0.501, 0.9999, 0.999999, 1e-6, 0.700001, 1):
         share = ordering.as_fraction(rate)
         expected = [int(count) * share.numerator // share.denominator for count in counts]
         np.testing.assert_array_equal(whole_share(counts, share=share), expected)
@@ -149,6 +149,14 @@ def test_rates_are_read_as_they_were_written():
     for i in range(10**4 + 1):
         assert ordering.as_fraction(i / 10**4) == Fraction(i, 10**4)
     assert ordering.as_fraction(float(np.float32(0.99))) == Fraction(99, 100)
+    for i in (1, 7, 499999, 500001, 900001, 999999):
+        assert ordering.as_fraction(i / 10**6) == Fraction(i, 10**6)
+
+
+@pytest.mark.parametrize("rate", [1e-9, 3e-7, 1 - 1e-9, 0.5 + 2e-7])
+def test_rates_are_not_read_as_others(rate):
+    with pytest.raises(ValueError, match=f"The rate {rate} is not close to a fraction"):
+        ordering.as_fraction(rate)
 
 
 def compare(actual, expected, *, atol=2e-6):

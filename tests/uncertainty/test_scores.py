@@ -228,3 +228,8 @@ def test_the_table_of_the_module():
 def test_options_are_checked(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.zeros(3))
+
+
+def test_odds_of_a_single_class():
+    assert np.isnan(scores.log_odds(jnp.array([jnp.nan])))
+    assert float(scores.log_odds(jnp.array([3.0]))) == math.inf

@@ -25,16 +25,16 @@ accuracy_of = jax.jit(accuracy_at_coverage, static_argnames="coverage")
 
 @jax.jit
 def all_coverages(scores, correct, where):
-    rankings = {
-        "threshold": rank(scores, correct, where=where),
-        "rank": rank(scores, correct, ties="input", where=where),
+    given = {
+        "threshold": (rank(scores, correct, where=where), None, None),
+        "rank": (scores, correct, where),
     }
     return {
         f"sac_{accuracy}_max_{semantics}": coverage_at_accuracy(
-            ranking, accuracy=accuracy, semantics=semantics
+            *args, accuracy=accuracy, semantics=semantics, where=mask
         )
         for accuracy in ACCURACIES
-        for semantics, ranking in rankings.items()
+        for semantics, (*args, mask) in given.items()
     }
 
 
@@ -81,16 +81,21 @@ def cuts(ranking, semantics):
 @pytest.mark.parametrize("min_count", [1, 4])
 @given(grid, bits, weights_n)
 def test_coverage_is_the_largest_of_all_cuts(semantics, min_count, scores, correct, weights):
-    ranking = rank(jnp.array(row(scores)), jnp.array(correct), ties="input")
-    ranking = ranking._replace(weights=jnp.array(row(weights)))
+    scores, correct = jnp.array(row(scores)), jnp.array(correct)
+    ranking = rank(scores, correct, ties="input")
+    given = scores, correct
+    if semantics == "threshold":
+        ranking = ranking._replace(weights=jnp.array(row(weights)))
+        given = (ranking,)
+    total = int(ranking.weights.sum())
     for accuracy in (0, 0.5, 0.6, 0.75, 1):
         met = [
             kept
             for kept, errors in cuts(ranking, semantics)
             if kept >= min_count and Fraction(errors, kept) <= 1 - Fraction(str(accuracy))
         ]
-        value = by_threshold(ranking, accuracy=accuracy, min_count=min_count, semantics=semantics)
-        assert float(value) == pytest.approx(max(met, default=0) / sum(weights), abs=1e-7)
+        value = by_threshold(*given, accuracy=accuracy, min_count=min_count, semantics=semantics)
+        assert float(value) == pytest.approx(max(met, default=0) / total, abs=1e-7)
 
 
 @given(grid, bits, weights_n)
@@ -128,6 +133,13 @@ def test_an_accuracy_that_is_met_exactly_counts(accuracy, expected):
     else:
         errors, kept = np.cumsum(~correct), np.arange(1, 50001)
         assert value == pytest.approx(kept[errors * 10000 <= kept * 9].max() / 50000, abs=1e-7)
+
+
+def test_rank_semantics_refuse_a_ranking():
+    """Its order of equal scores depends on their sign."""
+    ranking = rank(jnp.full(4, 0.5), jnp.array([1, 0, 1, 0]))
+    with pytest.raises(ValueError, match="may have lost the order of equal scores"):
+        coverage_at_accuracy(ranking, semantics="rank")
 
 
 def test_luck_at_the_first_ranks_is_not_coverage():
