@@ -36,11 +36,11 @@ def draw_risk_coverage(
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.6), layout="constrained", dpi=120)
-        figure.suptitle(title)
+        figure.suptitle(_words(title))
         left, right = figure.subplots(1, 2)
         colours = dict(zip(curves, _colours(len(curves)), strict=True))
         for name, (coverage, risk) in curves.items():
-            left.plot(coverage, risk, color=colours[name], linewidth=1.4, label=name)
+            left.plot(coverage, risk, color=colours[name], linewidth=1.4, label=_words(name))
         left.set(xlabel="coverage", ylabel="error rate of what is kept", xlim=(0, 1))
         left.set_ylim(bottom=0)
         left.legend(frameon=False, fontsize=8, loc="upper left")
@@ -84,7 +84,7 @@ def draw_reliability(
         figure = Figure(
             figsize=(2.9 * columns + 0.4, 2.9 * rows + 0.7), layout="constrained", dpi=120
         )
-        figure.suptitle(title)
+        figure.suptitle(_words(title))
         figure.get_layout_engine().set(hspace=0.06)  # type: ignore[union-attr, call-arg]
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in panels.ravel()[len(models) :]:
@@ -92,7 +92,7 @@ def draw_reliability(
         for axes, (name, of) in zip(panels.ravel(), models.items(), strict=False):
             _draw_bins(axes, of)
             before, after = (100 * error for error in errors[name])
-            axes.set_title(f"{name}\nECE {before:.1f} %, scaled {after:.1f} %", fontsize=8)
+            axes.set_title(f"{_words(name)}\nECE {before:.1f} %, scaled {after:.1f} %", fontsize=8)
         for axes in panels[-1]:
             axes.set_xlabel("confidence")
         for axes in panels[:, 0]:
@@ -112,3 +112,9 @@ def _draw_bins(axes: Axes, of: Mapping[str, Mapping[str, Float[np.ndarray, " k"]
         size = 4 + 120 * count / count.sum()
         axes.scatter(x, y, s=size, color=colour, alpha=0.7, lw=0, label=label)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+
+
+def _words(name: str) -> str:
+    """A name as it is: matplotlib reads dollars as mathematics, and hides what begins with `_`."""
+    words = name.replace("$", r"\$")
+    return f" {words}" if words.startswith("_") else words

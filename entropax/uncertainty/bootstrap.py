@@ -183,7 +183,8 @@ def bootstrap(
       method: "percentile", quantiles of the replicates; or "basic", these mirrored at the value,
         $[2 \theta - \hat\theta_{(1-\alpha/2)}, 2 \theta - \hat\theta_{(\alpha/2)}]$, for metrics
         that are larger on smaller samples, as every calibration error is: a replicate, which knows
-        fewer different examples, then exceeds the value as the value exceeds the truth.
+        fewer different examples, exceeds the value about as the value exceeds the truth. Near 0 it
+        exceeds it less, and the interval covers too little.
       batch_size: replicates that are evaluated side by side; one after the other by default, so
         that memory does not grow with their number.
 

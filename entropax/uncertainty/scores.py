@@ -49,7 +49,8 @@ def max_softmax(
     """
     logits, highest = _prepared(logits, where)
     total = jnp.sum(jnp.exp(logits - highest[..., None]), axis=-1)
-    return 1 / total
+    # Compiled together with what made the logits, the largest may not be the one it is rounded to.
+    return jnp.minimum(1 / total, 1)
 
 
 def log_odds(

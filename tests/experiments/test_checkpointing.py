@@ -202,6 +202,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
     [
         ({"noise": (0.2, 0.2)}, r"each once, got \(0.2, 0.2\)"),
         ({"noise": (1.0,)}, r"`noise` must be in \[0, 1\), got 1.0"),
+        ({"epochs": 4, "every": 3, "warm_up": 0.9}, r"No checkpoint is past a `warm_up` of 0\.9"),
         ({"warm_up": -0.1}, r"`warm_up` must be in \[0, 1\), got -0.1"),
         ({"validation_labels": "none"}, "`validation_labels` must be one of"),
         ({"train": 10}, "`train` must be at least a batch of 32, got 10"),

@@ -281,6 +281,14 @@ LOGITS, LABELS = make_logits("fair")
             {"logits": np.where(np.arange(N)[:, None] == 7, np.nan, LOGITS), "labels": LABELS},
             "NaN or infinity in 1 of 150 rows, first in row 7",
         ),
+        (
+            {"logits": scipy.special.softmax(LOGITS, axis=-1), "labels": LABELS},
+            "`logits` look like probabilities",
+        ),
+        (
+            {"logits": np.where(np.eye(CLASSES)[LABELS] == 1, -np.inf, LOGITS), "labels": LABELS},
+            "the logit of the right class is -inf in row 0",
+        ),
     ],
 )
 def test_files_are_checked(arrays, message, config, report, no_figures, tmp_path, capsys):
@@ -420,6 +428,34 @@ def test_networks_take_small_images(name, side):
     x = jnp.zeros((2, side, side, 1))
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     assert jax.eval_shape(module.apply, variables, x).shape == (2, 10)
+
+
+def test_sure_networks_keep_their_calibration(report, no_figures, tmp_path):
+    """Products of large logits and a temperature below 1 round; no confidence exceeds 1."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(3, size=400)
+    logits = rng.normal(size=(400, 3)) + 40
+    logits[np.arange(400), labels] += np.where(rng.random(400) < 0.9, 40 * rng.random(400), -2)
+    (tmp_path / "outputs").mkdir()
+    np.savez(tmp_path / "outputs" / "a$b_^$.npz", logits=logits.astype(np.float32), labels=labels)
+    config = dataclasses.replace(
+        SMALL, outputs=tmp_path / "outputs", run_dir=tmp_path / "run", resamples=10
+    )
+    (row,) = uncertainty.run(config).rows
+    assert row["ece_ts"] is not None
+    assert row["nll_ts"] > 0
+
+
+def test_a_temperature_at_its_bound_is_not_applied(report, no_figures, tmp_path):
+    logits, labels = make_logits("fair")
+    fitted = examples.split(labels, SMALL.validation, SMALL.seed)
+    logits[fitted] = 5 * np.eye(CLASSES)[labels[fitted]]
+    (tmp_path / "outputs").mkdir()
+    np.savez(tmp_path / "outputs" / "perfect.npz", logits=logits, labels=labels)
+    config = dataclasses.replace(SMALL, outputs=tmp_path / "outputs", run_dir=tmp_path / "run")
+    (row,) = uncertainty.run(config).rows
+    assert row["temperature_status"] == "at_upper"
+    assert (row["nll_ts"], row["auroc_ts"]) == (row["nll"], row["auroc"])
 
 
 def test_published_weights_on_images(report, no_figures, tmp_path):

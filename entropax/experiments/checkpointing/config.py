@@ -87,6 +87,11 @@ class Config(DataOptions):
             raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
         if not 0 < self.level < 1:
             raise ValueError(f"`level` must be between 0 and 1, got {self.level}.")
+        if self.warm_up_step > self.epochs // self.every * self.every:
+            raise ValueError(
+                f"No checkpoint is past a `warm_up` of {self.warm_up} with {self.epochs} `epochs`, "
+                f"one `every` {self.every}."
+            )
 
     @property
     def warm_up_step(self) -> int:

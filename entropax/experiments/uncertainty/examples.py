@@ -102,10 +102,12 @@ def prepare(config: Config, outputs: Outputs) -> Prepared:
     )
     options = {"p": config.p} if config.score == "p_norm_max_logit" else {}
     look = _looking(getattr(scores, config.score), **options)
-    inverse = jnp.stack([jnp.ones(()), found.inverse_temperature])
+    status = FitStatus(int(found.status))
+    # A bound is no optimum: validation examples without an error say nothing of the temperature.
+    applied = found.inverse_temperature if status is FitStatus.CONVERGED else jnp.ones(())
+    inverse = jnp.stack([jnp.ones(()), applied])
     examples = _examples(look, logits, labels, np.flatnonzero(~fitted), inverse)
-    status = FitStatus(int(found.status)).name.lower()
-    return Prepared(examples, float(found.temperature), status)
+    return Prepared(examples, float(found.temperature), status.name.lower())
 
 
 @functools.cache
@@ -114,6 +116,9 @@ def _looking(score: Callable[..., Array], **options: float) -> Callable[..., Any
 
     @jax.jit
     def look(logits: Array, labels: Array, inverse: Array) -> list[Array]:
+        # Centred, unless the score sees a constant: products of large logits are rounded more.
+        if score not in (scores.max_logit, scores.energy_score):
+            logits = logits - jnp.max(logits, axis=-1, keepdims=True)
         logits = logits[:, None] * inverse[:, None]
         log_probs = jax.nn.log_softmax(logits)
         own = jnp.take_along_axis(log_probs, labels[:, None, None], axis=-1)[..., 0]

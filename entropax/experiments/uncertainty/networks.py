@@ -57,4 +57,5 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
 
 def _patch_size(side: int) -> int:
     """The largest that divides the image and leaves at least 4 patches along it."""
-    return max(size for size in range(1, side + 1) if side % size == 0 and side // size >= 4)
+    sizes = (size for size in range(1, side + 1) if side % size == 0 and side // size >= 4)
+    return max(sizes, default=1)

@@ -76,7 +76,7 @@ def run(config: Config, *, source: Source | None = None) -> Report:
 
 def _of_what(config: Config) -> str:
     if config.outputs is not None:
-        return config.outputs.name
+        return config.outputs.resolve().name
     return f"{config.data}-weights" if config.weights else config.data
 
 
@@ -131,9 +131,12 @@ def _same_labels(name: str, outputs: Outputs, expected: list[int] | None) -> lis
     return labels
 
 
-def _compare(config: Config, source: Source, report: Report) -> Comparison:
-    """The best model with the next, example by example."""
-    first, second = (row["model"] for row in report.sorted_rows()[:2])
+def _compare(config: Config, source: Source, report: Report) -> Comparison | None:
+    """The best model with the next, example by example; None if one of them has no value."""
+    best = report.sorted_rows()[:2]
+    if any(row[config.sort_by] is None for row in best):
+        return None
+    first, second = (row["model"] for row in best)
     found = difference(config, config.sort_by, source.load(first), source.load(second))
     numbers = (found.value, found.lower, found.upper, found.p_value)
     return Comparison(first, second, *map(float, numbers))

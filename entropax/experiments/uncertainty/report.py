@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from rich.markup import escape
 from rich.table import Table
 
 from entropax.experiments import uncertainty_figures
@@ -239,7 +240,7 @@ def ranking_table(report: Report) -> Table:
         if row["temperature_status"] != "converged":
             fit += f"\n{row['temperature_status']}"
         scaled = with_interval(_estimate(row, "ece_ts"), scale=100, digits=1, between="\n")
-        table.add_row(row["model"], *cells, fit, scaled)
+        table.add_row(escape(row["model"]), *cells, fit, scaled)
     return table
 
 

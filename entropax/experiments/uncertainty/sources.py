@@ -136,6 +136,16 @@ class Files:
                 f"{path}: `logits` hold NaN or infinity in {len(bad)} of {len(logits)} rows, "
                 f"first in row {bad[0]}."
             )
+        own = logits[np.arange(len(labels)), labels]
+        if not np.isfinite(own).all():
+            raise ValueError(
+                f"{path}: the logit of the right class is -inf in row "
+                f"{np.argmin(np.isfinite(own))}, so that the likelihood is 0."
+            )
+        if logits.min() >= 0 and np.allclose(logits.sum(axis=1, dtype=np.float64), 1, atol=1e-3):
+            raise ValueError(
+                f"{path}: `logits` look like probabilities, every row sums to 1; save their np.log."
+            )
         return Outputs(logits, labels.astype(np.int32), {})
 
 
