@@ -2,7 +2,7 @@
 
 - `fit_flip_curve`, `FlipCurve`: from label flips (`tta.count_flips`), with intervals;
   `published_accuracy`, the polynomials published for ImageNet.
-- `average_confidence`: the baseline.
+- `average_confidence`: the baseline; `mean_confidence`: the same as an estimator.
 - estimators with one face, `fit(logits, labels)` on a labelled set of the source and
   `estimate(key, fitted, outputs)` on an unlabelled set: `average_thresholded_confidence` (ATC),
   `difference_of_confidences`, `importance_weighting`, `confidence_transport` (COT),
@@ -17,7 +17,7 @@ from entropax.estimation.aetta import aetta, aetta_error
 from entropax.estimation.agreement import agreement, disagreement
 from entropax.estimation.atc import average_thresholded_confidence
 from entropax.estimation.base import AccuracyEstimate, Estimator, Evidence
-from entropax.estimation.confidence import average_confidence
+from entropax.estimation.confidence import average_confidence, mean_confidence
 from entropax.estimation.confidence_transport import confidence_transport
 from entropax.estimation.difference import difference_of_confidences
 from entropax.estimation.flip_curve import (
@@ -55,6 +55,7 @@ __all__ = [
     "label_distribution",
     "mano",
     "mano_score",
+    "mean_confidence",
     "nuclear_norm",
     "nuclear_norm_score",
     "published_accuracy",

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
+from entropax.estimation.base import Estimator, Evidence
 from entropax.types import Array
+from entropax.uncertainty import max_softmax, mean
 
 
 def average_confidence(
@@ -30,3 +32,37 @@ def average_confidence(
     0.800000011920929
     """
     return jnp.mean(jnp.max(jax.nn.softmax(logits), axis=-1), axis=-1, where=where)
+
+
+def mean_confidence() -> Estimator:
+    """Estimator by `average_confidence`, with the interval that all estimators have.
+
+    There is nothing to fit: `fit` ignores what it gets. `estimate` takes logits `[n, c]`; scale
+    them by a fitted temperature first. Never flagged as extrapolated, however wrong it is.
+
+    Returns:
+      The estimator.
+
+    >>> logits = jnp.log(jnp.array([[0.9, 0.1], [0.3, 0.7]]))
+    >>> found = mean_confidence().estimate(jax.random.key(0), (), logits)
+    >>> round(float(found.value), 4)
+    0.8
+    """
+
+    def fit(
+        logits: Float[Array, "m c"],
+        labels: Int[Array, " m"],
+        *,
+        where: Bool[Array, " m"] | None = None,
+    ) -> tuple[()]:
+        return ()
+
+    def evidence(
+        fitted: tuple[()],
+        outputs: Float[Array, "n c"],
+        *,
+        where: Bool[Array, " n"] | None = None,
+    ) -> Evidence:
+        return Evidence(max_softmax(outputs), mean, jnp.zeros((), bool))
+
+    return Estimator(fit, evidence)

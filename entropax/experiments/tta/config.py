@@ -1,13 +1,11 @@
 """Options of `python -m entropax.experiments.tta`."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from entropax.data import corruptions
 from entropax.estimation.flip_curve import Form, Target
-from entropax.experiments.data_options import DataOptions
+from entropax.experiments.shifted_images import ShiftOptions
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,9 @@ class Rdumb:
 
 
 @dataclass(frozen=True)
-class Config(DataOptions):
+class Config(ShiftOptions):
     """Test-time adaptation and accuracy without labels."""
 
-    target: Path | None = None
-    """Your shifted images, a folder of files or an .npz; with or without labels."""
     run_dir: Path | None = None
     """The run folder; by default runs/tta-DATA-seedSEED."""
     seed: int = 0
@@ -69,19 +65,6 @@ class Config(DataOptions):
     """Weigh each flip by the rank of the first confidence, or not."""
     form: Form = "quadratic"
     """Form of the curve from flips to accuracy."""
-    level: float = 0.9
-    """Nominal coverage of the intervals."""
-
-    corruptions: tuple[str, ...] = ()
-    """Test corruptions; by default the 15 of ImageNet-C."""
-    calibration: tuple[str, ...] = ()
-    """Corruptions on which the curve is fitted; by default the 4 that ImageNet-C holds out."""
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """Of both."""
-    scale: Literal["mnist", "cifar", "imagenet"] | None = None
-    """Table of severities; by default that of the image size."""
-    max_images: int = 10_000
-    """Use at most this many validation images, and as many test images."""
 
     features: tuple[int, ...] = (32, 64, 64)
     """Channels of the source network's blocks."""
@@ -90,14 +73,12 @@ class Config(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("target", "run_dir"):
-            if (place := getattr(self, name)) is not None:
-                object.__setattr__(self, name, Path(place))  # a string does as well
+        if self.run_dir is not None:
+            object.__setattr__(self, "run_dir", Path(self.run_dir))  # a string does as well
         positive = {
             "learning_rate": self.learning_rate,
             "steps": self.steps,
             "batch_size": self.batch_size,
-            "max_images": self.max_images,
             "epochs": 1 if self.epochs is None else self.epochs,
         }
         for name, value in positive.items():
@@ -107,21 +88,5 @@ class Config(DataOptions):
             raise ValueError(f"`held` must be at least 2 images, got {self.held}.")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum}.")
-        if not 0 < self.level < 1:
-            raise ValueError(f"`level` must be between 0 and 1, got {self.level}.")
         if isinstance(self.method, Rdumb) and self.method.period < 1:
             raise ValueError(f"`period` must be at least 1 step, got {self.method.period}.")
-        if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
-            raise ValueError(f"`severities` must be among 1 to 5, got {self.severities}.")
-        splits = 1 + (len(self.calibration) or 4) * len(self.severities)
-        needed = max(4, math.ceil(1 / (1 - self.level) - 1 - 1e-9))
-        if splits < needed:
-            raise ValueError(
-                f"{splits} calibration splits (clean images, and each calibration corruption at "
-                f"each severity) are too few for intervals of level {self.level}, which take "
-                f"{needed}; name more `severities` or `calibration` corruptions, or lower `level`."
-            )
-        unknown = set(self.corruptions + self.calibration) - set(corruptions.ALL)
-        if unknown:
-            known = ", ".join(corruptions.ALL)
-            raise ValueError(f"Unknown corruption {', '.join(sorted(unknown))}; known: {known}.")

@@ -13,8 +13,8 @@ from entropax import tta
 from entropax.data import ImageSet
 from entropax.data.streams import one_pass, shuffled_stream
 from entropax.estimation import average_confidence
+from entropax.experiments.shifted_images import Split
 from entropax.experiments.tta.config import Config, Eata, Eta, Rdumb, Tent
-from entropax.experiments.tta.splits import Split
 from entropax.models import ConvNet, batch_statistics, running_statistics
 from entropax.types import Array, Batch, Variables
 

@@ -17,6 +17,13 @@ from entropax.data import ImageSet
 from entropax.experiments import tta
 from entropax.experiments.command_line import run_command
 from entropax.experiments.run_folder import RunFolder, open_run
+from entropax.experiments.shifted_images import (
+    ImageSets,
+    checksum,
+    load_sets,
+    planned_splits,
+    shifted_images,
+)
 from entropax.experiments.tta.config import Config
 from entropax.experiments.tta.measure import build_adapter, build_observer, measure
 from entropax.experiments.tta.report import (
@@ -26,13 +33,6 @@ from entropax.experiments.tta.report import (
     target_line,
     write_predictions,
     write_results,
-)
-from entropax.experiments.tta.splits import (
-    ImageSets,
-    checksum,
-    load_sets,
-    planned_splits,
-    shifted_images,
 )
 from entropax.models import ConvNet, fit_classifier
 from entropax.types import Variables
@@ -52,6 +52,7 @@ def run(config: Config) -> Report:
       ValueError: the data or the run folder do not fit the settings.
     """
     sets = load_sets(config)
+    assert sets.train is not None
     splits = list(planned_splits(config, sets))
     path = config.run_dir or Path("runs") / f"tta-{config.data}-seed{config.seed}"
     folder = open_run(path, _settings(config, sets))
@@ -66,10 +67,10 @@ def run(config: Config) -> Report:
         for split in splits:
             if tuple(split) not in done:
                 progress.update(task, description=f"Adapting: {split}")
-                images = shifted_images(config, sets, split)
+                images = shifted_images(config, sets, split, seed=config.seed)
                 record, logits = measure(observe, images, split, config)
                 if split.family == "target":
-                    write_predictions(folder, split, images, logits, sets.train.class_names)
+                    write_predictions(folder, split, images, logits, sets.validation.class_names)
                 folder.append(record)
             progress.advance(task)
         progress.update(task, description="Adapted")

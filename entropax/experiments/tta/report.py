@@ -13,8 +13,8 @@ from entropax.data import ImageSet
 from entropax.estimation import FlipCurve, fit_flip_curve
 from entropax.experiments.figures import draw_estimates
 from entropax.experiments.run_folder import RunFolder
+from entropax.experiments.shifted_images import Split
 from entropax.experiments.tta.config import Config
-from entropax.experiments.tta.splits import Split
 
 _ESTIMATORS = {
     "label flips": "estimate",
