@@ -9,7 +9,8 @@
 - `contrastive_loss`, `nt_xent`, `Projected`: training without labels (SimCLR), with the views of
   `models.augmentation`; `linear_probe`: how much of the labels features hold.
 - `running_statistics`, `batch_statistics`: `module -> apply_fn(variables, x)`, with either kind of
-  statistics in its BatchNorm layers.
+  statistics in its BatchNorm layers; `moving_statistics`: running ones that follow the batches.
+- `dropout_passes`: predictions under dropout of networks that have none.
 - `convolution`: what `ConvNet` convolves with, fast to adapt on the CPU.
 - `patch_convolution`: what `CNN` convolves with, fast to train in a loop, many networks at a time.
 - `stax`: neural-tangents on current JAX (`from entropax.models import stax`).
@@ -22,12 +23,13 @@ from entropax.models.cnn import CNN, patch_convolution
 from entropax.models.contrastive import Projected, contrastive_loss, nt_xent
 from entropax.models.convert import cifar_resnet, convert_tensors, load_tensors
 from entropax.models.convnet import ConvNet
+from entropax.models.dropout import dropout_passes
 from entropax.models.ensembles import EnsembleState, Trainer, ensemble_trainer, evaluate_ensemble
 from entropax.models.inputs import normalised_inputs
 from entropax.models.intermediates import layer_features
 from entropax.models.probe import linear_probe
 from entropax.models.resnet import ResNet
-from entropax.models.statistics import batch_statistics, running_statistics
+from entropax.models.statistics import batch_statistics, moving_statistics, running_statistics
 from entropax.models.training import fit_classifier
 from entropax.models.transformer import VisionTransformer
 
@@ -44,12 +46,14 @@ __all__ = [
     "contrastive_loss",
     "convert_tensors",
     "convolution",
+    "dropout_passes",
     "ensemble_trainer",
     "evaluate_ensemble",
     "fit_classifier",
     "layer_features",
     "linear_probe",
     "load_tensors",
+    "moving_statistics",
     "normalised_inputs",
     "nt_xent",
     "patch_convolution",

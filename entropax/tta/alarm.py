@@ -48,8 +48,8 @@ def collapse_alarm(
       adapter: the adapter to watch.
       num_classes: C.
       diversity_limit: nats; $0.5 \ln C$ by default, as if $\sqrt C$ classes were predicted equally
-        often. A stream that comes class by class rings it, too: lower the limit or widen the
-        window.
+        often. A stream that comes class by class rings it, too: widen the window to two rounds of
+        all classes, or lower the limit.
       entropy_limit: nats; the alarm also rings while the mean entropy is below this. Off by
         default, since an accurate network on easy data is just as certain as a collapsed one.
       window: number of examples; 10 C by default.

@@ -1,7 +1,7 @@
 """Wrappers that take an adapter back to the source network when, or wherever, that is due."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +10,102 @@ from jaxtyping import Bool, Float, PRNGKeyArray, PyTree
 from entropax.tta.base import Adapter, Info, State
 from entropax.types import Array, Batch, Params, Variables
 
+Watched: TypeAlias = PyTree[Any]
+Judge = Callable[[Watched, State, State, Batch, Info], tuple[Watched, Bool[Array, ""]]]
 
-class Watched(NamedTuple):
-    """Memory of `reset_on_low_entropy`: the wrapped method's, where it began, and the average.
+
+class Guarded(NamedTuple):
+    """Memory of `reset_when`.
 
     Attributes:
       memory: the wrapped adapter's memory.
+      watched: what the rule remembers.
       initial_params: the source parameters.
       initial_memory: the wrapped adapter's memory at the beginning.
-      average: running mean of what is watched; meaningless until `seen`.
-      seen: whether anything has been watched yet.
+      initial_watched: what the rule remembers at the beginning.
     """
 
     memory: PyTree[Any]
+    watched: Watched
     initial_params: Params
     initial_memory: PyTree[Any]
-    average: Float[Array, ""]
+    initial_watched: Watched
+
+
+class RunningMean(NamedTuple):
+    """A running mean; `value` is meaningless until `seen`."""
+
+    value: Float[Array, ""]
     seen: Bool[Array, ""]
+
+
+def reset_when(
+    adapter: Adapter, *, start: Callable[[Variables], Watched], judge: Judge, whole: bool = True
+) -> Adapter:
+    """Return to the source network after every step of which a rule says so.
+
+    All resets that depend on what is seen are this wrapper with a rule: `reset_on_low_entropy`,
+    `reset_on_low_accuracy`, `reset_on_flips`. `info.reset` tells when it happened.
+
+    Args:
+      adapter: the adapter to watch.
+      start: what the rule remembers at the beginning, from the source variables.
+      judge: the rule, `(watched, source state, state before the step, batch, info) -> (watched,
+        whether a reset is due)`.
+      whole: a reset restores parameters, optimiser and memory of the wrapped adapter, and the rule
+        starts anew; if False, the parameters alone.
+
+    >>> import optax
+    >>> from entropax.tta.tent import tent
+    >>> adapter = reset_when(  # at once after a step that failed
+    ...     tent(lambda variables, x: x, optax.sgd(2.5e-4)),
+    ...     start=lambda variables: (),
+    ...     judge=lambda watched, source, state, batch, info: (watched, ~info.finite),
+    ... )
+    """
+
+    def init(variables: Variables) -> State:
+        begin = adapter.init(variables)
+        watched = start(variables)
+        memory = Guarded(begin.memory, watched, begin.params, begin.memory, watched)
+        return begin._replace(memory=memory)
+
+    def step(state: State, batch: Batch) -> tuple[State, Info]:
+        memory: Guarded = state.memory
+        before = state._replace(memory=memory.memory)
+        source = State(memory.initial_params, state.frozen, memory.initial_memory)
+        moved, info = adapter.step(before, batch)
+        watched, due = judge(memory.watched, source, before, batch, info)
+
+        def restored(initial: PyTree[Any], current: PyTree[Any]) -> PyTree[Any]:
+            return jax.tree.map(lambda a, b: jnp.where(due, a, b), initial, current)
+
+        params, inner = restored(memory.initial_params, moved.params), moved.memory
+        if whole:
+            inner = restored(memory.initial_memory, inner)
+            watched = restored(memory.initial_watched, watched)
+        memory = memory._replace(memory=inner, watched=watched)
+        return State(params, state.frozen, memory), info._replace(reset=info.reset | due)
+
+    def predict(state: State, batch: Batch) -> Array:
+        return adapter.predict(state._replace(memory=state.memory.memory), batch)
+
+    return Adapter(init, step, predict)
+
+
+def unseen_mean(variables: Variables) -> RunningMean:
+    """A running mean of nothing, in the precision of the variables."""
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(variables))
+    return RunningMean(jnp.zeros((), dtype), jnp.zeros((), bool))
+
+
+def updated_mean(
+    mean: RunningMean, value: Float[Array, ""], decay: float, *, counts: Bool[Array, ""]
+) -> RunningMean:
+    """`decay` of the old mean and the rest of the value; the value itself if it is the first."""
+    value = value.astype(mean.value.dtype)
+    mixed = jnp.where(mean.seen, decay * mean.value + (1 - decay) * value, value)
+    return RunningMean(jnp.where(counts, mixed, mean.value), mean.seen | counts)
 
 
 class Restored(NamedTuple):
@@ -86,40 +165,15 @@ def reset_on_low_entropy(
     if compat not in (None, "reference"):
         raise ValueError(f"`compat` must be None or 'reference', got {compat!r}.")
 
-    def init(variables: Variables) -> State:
-        start = adapter.init(variables)
-        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(variables))
-        memory = Watched(
-            start.memory, start.params, start.memory, jnp.zeros((), dtype), jnp.zeros((), bool)
-        )
-        return start._replace(memory=memory)
-
-    def step(state: State, batch: Batch) -> tuple[State, Info]:
-        memory: Watched = state.memory
-        moved, info = adapter.step(state._replace(memory=memory.memory), batch)
-        value = watch(info).astype(memory.average.dtype)
+    def judge(
+        average: RunningMean, source: State, state: State, batch: Batch, info: Info
+    ) -> tuple[RunningMean, Bool[Array, ""]]:
+        value = watch(info)
         counts = info.finite & (info.selected > 0) & jnp.isfinite(value)
-        mixed = jnp.where(memory.seen, decay * memory.average + (1 - decay) * value, value)
-        average = jnp.where(counts, mixed, memory.average)
-        seen = memory.seen | counts
-        due = seen & (average < limit)
+        average = updated_mean(average, value, decay, counts=counts)
+        return average, average.seen & (average.value < limit)
 
-        def restored(initial: PyTree[Any], current: PyTree[Any]) -> PyTree[Any]:
-            return jax.tree.map(lambda a, b: jnp.where(due, a, b), initial, current)
-
-        params = restored(memory.initial_params, moved.params)
-        if compat is None:
-            inner = restored(memory.initial_memory, moved.memory)
-            seen = seen & ~due
-        else:
-            inner = moved.memory
-        memory = memory._replace(memory=inner, average=average, seen=seen)
-        return State(params, state.frozen, memory), info._replace(reset=info.reset | due)
-
-    def predict(state: State, batch: Batch) -> Array:
-        return adapter.predict(state._replace(memory=state.memory.memory), batch)
-
-    return Adapter(init, step, predict)
+    return reset_when(adapter, start=unseen_mean, judge=judge, whole=compat is None)
 
 
 def restore_at_random(key: PRNGKeyArray, adapter: Adapter, *, rate: float = 0.01) -> Adapter:
@@ -157,13 +211,8 @@ def restore_at_random(key: PRNGKeyArray, adapter: Adapter, *, rate: float = 0.01
         memory: Restored = state.memory
         moved, info = adapter.step(state._replace(memory=memory.memory), batch)
         now, after = jax.random.split(memory.key)
-        leaves, structure = jax.tree.flatten(moved.params)
-        masks = [
-            info.stepped & jax.random.bernoulli(leaf_key, rate, leaf.shape)
-            for leaf_key, leaf in zip(jax.random.split(now, len(leaves)), leaves, strict=True)
-        ]
-        params = jax.tree.map(
-            jnp.where, jax.tree.unflatten(structure, masks), memory.initial_params, moved.params
+        params = bernoulli_restore(
+            now, rate, memory.initial_params, moved.params, allowed=info.stepped
         )
         memory = memory._replace(memory=moved.memory, key=after)
         return State(params, state.frozen, memory), info
@@ -172,3 +221,23 @@ def restore_at_random(key: PRNGKeyArray, adapter: Adapter, *, rate: float = 0.01
         return adapter.predict(state._replace(memory=state.memory.memory), batch)
 
     return Adapter(init, step, predict)
+
+
+def bernoulli_restore(
+    key: PRNGKeyArray,
+    rate: float,
+    initial: Params,
+    current: Params,
+    *,
+    allowed: Bool[Array, ""] | bool = True,
+) -> Params:
+    """Put each number of `current` back to that of `initial` with probability `rate`.
+
+    Nothing goes back where `allowed` is False.
+    """
+    leaves, structure = jax.tree.flatten(current)
+    masks = [
+        allowed & jax.random.bernoulli(leaf_key, rate, leaf.shape)
+        for leaf_key, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+    ]
+    return jax.tree.map(jnp.where, jax.tree.unflatten(structure, masks), initial, current)

@@ -23,8 +23,9 @@ class Periodic(NamedTuple):
 def reset_every(adapter: Adapter, *, period: int) -> Adapter:
     """Return to the source network every `period` steps: parameters, optimiser and memory.
 
-    The reset comes before the step, at steps 0, `period`, 2 `period`, ...; `period=1` is the
-    episodic mode of Tent.
+    The reset comes before the step, at steps `period`, 2 `period`, ...; `period=1` is the episodic
+    mode of Tent. `info.reset` is True on the steps that begin with one. (At step 0 the network is
+    the source: there is nothing to go back from, and it is False.)
 
     Raises:
       ValueError: `period` is not positive.
@@ -42,7 +43,7 @@ def reset_every(adapter: Adapter, *, period: int) -> Adapter:
 
     def step(state: State, batch: Batch) -> tuple[State, Info]:
         memory: Periodic = state.memory
-        due = memory.step % period == 0
+        due = (memory.step > 0) & (memory.step % period == 0)
         params, inner = jax.tree.map(
             lambda initial, current: jnp.where(due, initial, current),
             (memory.initial_params, memory.initial_memory),
@@ -50,7 +51,7 @@ def reset_every(adapter: Adapter, *, period: int) -> Adapter:
         )
         moved, info = adapter.step(State(params, state.frozen, inner), batch)
         memory = memory._replace(memory=moved.memory, step=memory.step + 1)
-        return moved._replace(memory=memory), info
+        return moved._replace(memory=memory), info._replace(reset=info.reset | due)
 
     def predict(state: State, batch: Batch) -> Array:
         return adapter.predict(state._replace(memory=state.memory.memory), batch)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropax.models import ConvNet, batch_statistics, running_statistics
+from entropax.models import ConvNet, batch_statistics, moving_statistics, running_statistics
 
 X = 3 + 2 * jax.random.normal(jax.random.key(0), (6, 8, 8, 2))
 
@@ -117,3 +117,100 @@ def test_normalising_over_the_batch_axis_is_refused():
 def test_unknown_norm():
     with pytest.raises(ValueError, match="`norm` must be 'batch'"):
         ConvNet(num_classes=3, norm="spectral").init(jax.random.key(0), X)
+
+
+def test_moving_statistics_are_a_running_mean_by_hand():
+    module = nn.BatchNorm(use_running_average=True, epsilon=1e-5)
+    variables = variables_of(module)
+    where = jnp.array([True, True, False, True, False, True])
+    logits, moved = moving_statistics(module, momentum=0.3)(
+        variables, X.at[2].set(jnp.nan).at[4].set(1e9), where=where
+    )
+    real = np.asarray(X, np.float64)[np.asarray(where)]
+    mean = 0.7 * variables["batch_stats"]["mean"] + 0.3 * real.mean((0, 1, 2))
+    var = 0.7 * variables["batch_stats"]["var"] + 0.3 * real.var((0, 1, 2))
+    np.testing.assert_allclose(moved["batch_stats"]["mean"], mean, rtol=2e-6)
+    np.testing.assert_allclose(moved["batch_stats"]["var"], var, rtol=2e-6)
+    affine = variables["params"]
+    expected = (real - mean) / np.sqrt(var + 1e-5) * affine["scale"] + affine["bias"]
+    np.testing.assert_allclose(logits[where], expected, rtol=2e-5, atol=2e-6)
+    assert moved["params"] is variables["params"]
+
+
+def test_a_momentum_of_1_is_batch_statistics():
+    module = InTraining()
+    variables = variables_of(module)
+    where = jnp.arange(len(X)) < 4
+    logits, moved = moving_statistics(module, momentum=1.0, train=False)(variables, X, where=where)
+    expected = batch_statistics(module, train=False)(variables, X, where=where)
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+    # The statistics that it has kept are those of the batch: as running ones they do the same.
+    again = running_statistics(module, train=False)(moved, X)
+    np.testing.assert_allclose(again[where], expected[where], atol=2e-5)
+
+
+def test_a_constant_stream_is_approached_geometrically():
+    module = nn.BatchNorm(use_running_average=True)
+    variables = module.init(jax.random.key(0), X)
+    update_fn = moving_statistics(module, momentum=0.25)
+    for _ in range(5):
+        logits, variables = update_fn(variables, jnp.full_like(X, 8.0))
+    np.testing.assert_allclose(variables["batch_stats"]["mean"], 8 * (1 - 0.75**5), rtol=1e-6)
+    np.testing.assert_allclose(variables["batch_stats"]["var"], 0.75**5, rtol=1e-6)
+    # Normalised by the new statistics, not by those before the batch.
+    np.testing.assert_allclose(logits, 8 * 0.75**5 / np.sqrt(0.75**5 + 1e-5), rtol=1e-5)
+
+
+def test_an_empty_batch_moves_nothing():
+    module = InTraining()
+    variables = variables_of(module)
+    nothing = jnp.zeros(len(X), bool)
+    logits, moved = moving_statistics(module, train=False)(variables, X, where=nothing)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), moved, variables))
+    expected = running_statistics(module, train=False)(variables, X)
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+    _, moved = moving_statistics(module, train=False)(
+        variables, jnp.full_like(X, jnp.nan), where=nothing
+    )
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), moved, variables))
+
+
+def test_linen_in_training_moves_likewise():
+    """Linen's own update has `1 - momentum` as the weight of the batch."""
+    module = InTraining()
+    variables = variables_of(module)
+    _, expected = module.apply(variables, X, mutable=["batch_stats"])
+    _, moved = moving_statistics(module, momentum=0.01, train=False)(variables, X)
+    outer = moved["batch_stats"]["BatchNorm_0"]
+    # Only the first layer sees the same inputs in both; the outer one's momentum is 0.99 as well.
+    first = expected["batch_stats"]["inner"]["norm0"]["mean"]
+    before = variables["batch_stats"]["inner"]["norm0"]["mean"]
+    now = moved["batch_stats"]["inner"]["norm0"]["mean"]
+    np.testing.assert_allclose((now - before) * 10, first - before, rtol=2e-4)
+    assert jax.tree.structure(moved) == jax.tree.structure(variables)
+    assert outer["mean"].shape == (5,)
+
+
+def test_moving_statistics_of_any_axis_precision_and_norm():
+    module = nn.BatchNorm(use_running_average=True, axis=1)
+    x = jnp.moveaxis(X, -1, 1)
+    variables = module.init(jax.random.key(1), x)
+    variables["batch_stats"] = jax.tree.map(
+        lambda a: a.astype(jnp.bfloat16), variables["batch_stats"]
+    )
+    _, moved = jax.jit(moving_statistics(module, momentum=0.5))(variables, x)
+    assert moved["batch_stats"]["mean"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        moved["batch_stats"]["mean"].astype(jnp.float32), X.mean((0, 1, 2)) / 2, rtol=1e-2
+    )
+    without = ConvNet(num_classes=3, features=(8,), norm="group")
+    variables = variables_of(without)
+    logits, moved = moving_statistics(without)(variables, X)
+    np.testing.assert_array_equal(logits, running_statistics(without)(variables, X))
+    assert jax.tree.structure(moved) == jax.tree.structure(variables)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.5, float("nan")])
+def test_bad_momentum(momentum):
+    with pytest.raises(ValueError, match=r"`momentum` must be in \(0, 1\]"):
+        moving_statistics(ConvNet(3), momentum=momentum)

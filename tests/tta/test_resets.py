@@ -44,8 +44,8 @@ def test_a_reset_is_a_fresh_start():
     np.testing.assert_allclose(
         states.params["norm"]["scale"][3], fresh.params["norm"]["scale"][0], atol=2e-6
     )
-    assert bool(states.memory.seen[1])
-    assert not bool(states.memory.seen[2])
+    assert bool(states.memory.watched.seen[1])
+    assert not bool(states.memory.watched.seen[2])
 
 
 def test_the_published_code_keeps_the_momentum_and_the_average():
@@ -54,7 +54,7 @@ def test_the_published_code_keeps_the_momentum_and_the_average():
     np.testing.assert_array_equal(states.params["norm"]["scale"], 1)
     momentum = states.memory.memory.opt_state[0].trace["norm"]["scale"]
     assert bool(jnp.all(jnp.any(momentum != 0, axis=1)))
-    assert bool(jnp.all(states.memory.seen))
+    assert bool(jnp.all(states.memory.watched.seen))
 
 
 def test_a_batch_that_cannot_be_learnt_from_does_not_count():
@@ -62,8 +62,8 @@ def test_a_batch_that_cannot_be_learnt_from_does_not_count():
     empty = net.stream()._replace(where=net.stream().where.at[1].set(False))
     for batches in (broken, empty):
         states, _ = trail(reset_on_low_entropy(TENT, limit=1e-6), batches)
-        assert states.memory.average[1] == states.memory.average[0]
-        assert states.memory.average[2] != states.memory.average[0]
+        assert states.memory.watched.value[1] == states.memory.watched.value[0]
+        assert states.memory.watched.value[2] != states.memory.watched.value[0]
 
 
 def test_what_is_watched_is_the_entropy_of_the_selected():
@@ -71,7 +71,7 @@ def test_what_is_watched_is_the_entropy_of_the_selected():
     states, infos = trail(reset_on_low_entropy(eta, limit=1e-6, decay=0.0))
     selected = infos.weight > 0
     mean = (infos.entropy * selected).sum(1) / selected.sum(1)
-    np.testing.assert_allclose(states.memory.average, mean, atol=2e-6)
+    np.testing.assert_allclose(states.memory.watched.value, mean, atol=2e-6)
     assert not bool(jnp.all(selected))
 
 

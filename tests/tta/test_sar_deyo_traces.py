@@ -118,7 +118,7 @@ def run(name, dtype):
         batch, order = inputs
         state, info = adapter(order).step(state, batch)
         memory = state.memory.memory if case["method"] == "sar" else state.memory
-        average = state.memory.average if case["method"] == "sar" else 0
+        average = state.memory.watched.value if case["method"] == "sar" else 0
         momentum = memory.opt_state[0].trace
         return state, (info, vector(case, state.params), vector(case, momentum), average)
 
