@@ -6,10 +6,13 @@
   without TensorFlow and without a network): one source a file.
 - `prepare`: write an `ImageSet` as a named data set; `python -m entropax.experiments.prepare`.
 - `decoding`: encoded images to arrays, strictly.
-- `corruptions`: common corruptions of images. `streams`: sets of images to streams of batches.
+- `corruptions`: common corruptions of images.
+- `streams`: sets of images to streams of batches; `label_streams`: classes in runs, or of other
+  frequencies; `shifts`: corruptions that change along a stream (continual, gradual, mixed, smooth).
 
-Importing this package imports NumPy and nothing heavier; scikit-learn, pillow and
-tensorflow-datasets (the extra `entropax[data]`) are imported by the functions that need them.
+Importing this package imports NumPy and nothing heavier, and not the streams, which import JAX;
+scikit-learn, pillow and tensorflow-datasets (the extra `entropax[data]`) are imported by the
+functions that need them.
 """
 
 from pathlib import Path

@@ -32,7 +32,7 @@ def shuffled_stream(n: int, *, batch_size: int, steps: int, seed: int) -> Batch:
     >>> sorted(stream.x.ravel().tolist())  # two passes over five images
     [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     """
-    _check_positive(n=n, batch_size=batch_size, steps=steps)
+    check_positive(n=n, batch_size=batch_size, steps=steps)
     rng = np.random.default_rng(seed)
     taken = min(n, batch_size)
     passes = -(-steps * taken // n)
@@ -61,7 +61,7 @@ def one_pass(n: int, *, batch_size: int, seed: int | None = None) -> Batch:
     >>> one_pass(3, batch_size=2).x.tolist(), one_pass(3, batch_size=2).where.tolist()
     ([[0, 1], [2, 0]], [[True, True], [True, False]])
     """
-    _check_positive(n=n, batch_size=batch_size)
+    check_positive(n=n, batch_size=batch_size)
     order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
     batches = -(-n // batch_size)
     indices = np.zeros(batches * batch_size, np.int32)
@@ -71,7 +71,8 @@ def one_pass(n: int, *, batch_size: int, seed: int | None = None) -> Batch:
     return Batch(jnp.asarray(indices.reshape(shape)), jnp.asarray(where.reshape(shape)))
 
 
-def _check_positive(**sizes: int) -> None:
+def check_positive(**sizes: int) -> None:
+    """Raise a ValueError with the name of a size that is not positive."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"`{name}` must be at least 1, got {size}.")
