@@ -9,6 +9,9 @@
   `thresholded_transport` (COTT), `disagreement` of two networks, `aetta` of dropout passes.
 - estimators that are fitted on several labelled splits, by a line through a score: `nuclear_norm`,
   `mano`, or any other by `score_line`.
+- `label_flips`: the curve of `fit_flip_curve` with that face, fitted on labelled splits as well.
+- `fit_stack`, `Stack`: several estimates made into one, with intervals that leave out whole groups
+  of splits.
 - what they are made of: `agreement`, `transport`, `label_distribution`, `nuclear_norm_score`,
   `mano_score`, `uniform_cross_entropy`, `aetta_error`.
 """
@@ -28,9 +31,11 @@ from entropax.estimation.flip_curve import (
     published_accuracy,
 )
 from entropax.estimation.importance import importance_weighting
+from entropax.estimation.label_flips import label_flips
 from entropax.estimation.mano import mano, mano_score, uniform_cross_entropy
 from entropax.estimation.nuclear_norm import nuclear_norm, nuclear_norm_score
 from entropax.estimation.score_line import Score, score_line
+from entropax.estimation.stacking import Stack, fit_stack
 from entropax.estimation.thresholded_transport import thresholded_transport
 from entropax.estimation.transport import label_distribution, transport
 
@@ -42,6 +47,7 @@ __all__ = [
     "Evidence",
     "FlipCurve",
     "Score",
+    "Stack",
     "aetta",
     "aetta_error",
     "agreement",
@@ -51,8 +57,10 @@ __all__ = [
     "difference_of_confidences",
     "disagreement",
     "fit_flip_curve",
+    "fit_stack",
     "importance_weighting",
     "label_distribution",
+    "label_flips",
     "mano",
     "mano_score",
     "mean_confidence",

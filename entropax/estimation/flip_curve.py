@@ -17,7 +17,6 @@ References:
   R. F. Barber et al., "Predictive inference with the jackknife+" (2021), equation 1.4.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -27,13 +26,13 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
+from entropax.estimation.jackknife import error_rate, jackknife_interval
+
 Form = Literal["logistic", "linear", "quadratic", "cubic", "isotonic"]
 Target = Literal["source", "batch_statistics", "adapted"]
 Curve = Callable[[np.ndarray], np.ndarray]
 
 _DEGREES = {"linear": 1, "quadratic": 2, "cubic": 3}
-# Error rates below this are compared as if they were this large.
-_SMALLEST_ERROR = 0.02
 # These standard normal values, one for each twentieth of the mass, stand for the error of a rate.
 _NORMAL = special.ndtri((np.arange(20) + 0.5) / 20)
 
@@ -107,31 +106,25 @@ class FlipCurve(NamedTuple):
         _check_rates(rate)
         if not np.all(stderr >= 0):
             raise ValueError(f"`stderr` must not be negative, got {stderr.min()}.")
-        if not 0 < level < 1:
-            raise ValueError(f"`level` must be between 0 and 1, got {level}.")
-
         rates = np.clip(rate[..., None] + stderr[..., None] * _NORMAL, 0, 1)
         centre = np.stack([curve(rates) for curve in self.left_out], axis=-1)
-        spread = self.residuals * _error_rate(centre)
         shape = (*rate.shape, -1)
         value = np.asarray(self.curve(rate))
-        splits = len(self.left_out)
-        # The rank of the jackknife+ among the splits; 1 - 0.9 is a hair below 0.1.
-        tail = math.floor((1 - level) * (splits + 1) + 1e-9)
-        if tail == 0:
-            lower, upper = np.zeros_like(value), np.ones_like(value)
-        else:
-            rank = tail * len(_NORMAL) - 1
-            lower = np.sort((centre - spread).reshape(shape), axis=-1)[..., rank]
-            upper = np.sort((centre + spread).reshape(shape), axis=-1)[..., -1 - rank]
         # Outside the fitted range a falling curve is known to be below or above, and no more.
         smallest, largest = self.fitted_range
-        lower = np.where(rate > largest, 0, lower)
-        upper = np.where(rate < smallest, 1, upper)
+        lower, upper = jackknife_interval(
+            value,
+            centre.reshape(shape),
+            np.broadcast_to(self.residuals, centre.shape).reshape(shape),
+            splits=len(self.left_out),
+            level=level,
+            below=np.asarray(rate > largest),
+            above=np.asarray(rate < smallest),
+        )
         return Estimate(
             value=value,
-            lower=np.clip(np.minimum(lower, value), 0, 1),
-            upper=np.clip(np.maximum(upper, value), 0, 1),
+            lower=lower,
+            upper=upper,
             extrapolated=np.asarray((rate < smallest) | (rate > largest)),
             target=self.target,
         )
@@ -195,7 +188,7 @@ def fit_flip_curve(
     return FlipCurve(
         curve=fit(rates, accuracies),
         left_out=left_out,
-        residuals=np.abs(accuracies - missed) / _error_rate(missed),
+        residuals=np.abs(accuracies - missed) / error_rate(missed),
         fitted_range=(float(rates.min()), float(rates.max())),
         target=target,
     )
@@ -296,10 +289,6 @@ def _fit_isotonic(rates: np.ndarray, accuracies: np.ndarray) -> Curve:
     means = np.bincount(inverse, accuracies) / counts
     steps = optimize.isotonic_regression(means, weights=counts, increasing=False).x
     return lambda x: np.interp(x, places, steps)
-
-
-def _error_rate(accuracies: np.ndarray) -> np.ndarray:
-    return np.maximum(1 - accuracies, _SMALLEST_ERROR)
 
 
 def _check_rates(rates: np.ndarray) -> None:
