@@ -29,11 +29,15 @@ def restore_variables(path: str | Path, like: Variables) -> Variables:
 
     Raises:
       FileNotFoundError: there is no such folder.
-      ValueError: the stored tree has another structure, other shapes or dtypes.
+      ValueError: the folder holds no variables, or a tree of another structure, of other shapes or
+        dtypes.
     """
     path = Path(path).absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     with ocp.StandardCheckpointer() as checkpointer:
-        stored = checkpointer.metadata(path).item_metadata.tree
+        stored = checkpointer.metadata(path).item_metadata
+        if stored is None:
+            raise ValueError(f"{path} holds no variables; pass a folder that save_variables wrote.")
+        stored = stored.tree
         return checkpointer.restore(path, placed(stored, like, origin=str(path)))

@@ -21,6 +21,12 @@ def test_missing_folder(tmp_path):
         restore_variables(tmp_path / "nothing", TREE)
 
 
+def test_a_folder_of_something_else(tmp_path):
+    (tmp_path / "notes.txt").write_text("no arrays")
+    with pytest.raises(ValueError, match="holds no variables; pass a folder"):
+        restore_variables(tmp_path, TREE)
+
+
 def test_an_existing_checkpoint_is_not_overwritten(tmp_path):
     save_variables(tmp_path / "source", TREE)
     with pytest.raises(ValueError, match="already exists"):

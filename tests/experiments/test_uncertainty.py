@@ -15,8 +15,16 @@ from models.resnet_tensors import random_tensors
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
+from entropax.checkpoint import save_variables
 from entropax.experiments import uncertainty, uncertainty_figures
-from entropax.experiments.uncertainty import Config, examples, program, sources
+from entropax.experiments.uncertainty import (
+    Config,
+    classifiers,
+    examples,
+    program,
+    published,
+    sources,
+)
 from entropax.experiments.uncertainty.networks import NETWORKS
 from entropax.models.convert import cifar_resnet
 
@@ -276,7 +284,7 @@ LOGITS, LABELS = make_logits("fair")
         ({"logits": LOGITS, "labels": LABELS[1:]}, "`labels` must be 150 whole numbers"),
         ({"logits": LOGITS, "labels": LABELS * 1.0}, "`labels` must be 150 whole numbers"),
         ({"logits": LOGITS, "labels": LABELS + 1}, "must be classes from 0 to 3"),
-        ({"logits": LOGITS, "labels": np.roll(LABELS, 1)}, "are not those of the other models"),
+        ({"logits": LOGITS, "labels": np.roll(LABELS, 1)}, "are not those on which fair was"),
         (
             {"logits": np.where(np.arange(N)[:, None] == 7, np.nan, LOGITS), "labels": LABELS},
             "NaN or infinity in 1 of 150 rows, first in row 7",
@@ -308,6 +316,28 @@ def test_files_are_checked(arrays, message, config, report, no_figures, tmp_path
     assert [row["model"] for row in found.rows] == ["fair"]
     assert message in found.skipped["zz"]
     assert "skipped zz" in capsys.readouterr().out
+
+
+def test_corrected_labels(report, no_figures, tmp_path):
+    """A measurement that is out of date has no say in what the labels are."""
+    folder = write_outputs(tmp_path / "outputs", ["fair", "poor"])
+    config = dataclasses.replace(
+        SMALL, outputs=folder, run_dir=tmp_path / "run", resamples=10, accuracies=(0.7,)
+    )
+    before = uncertainty.run(config)
+
+    def correct(name):
+        logits, labels = make_logits(name)
+        labels[3] = (labels[3] + 1) % CLASSES
+        np.savez(folder / f"{name}.npz", logits=logits, labels=labels)
+
+    correct("fair")
+    with pytest.raises(ValueError, match=r"^fair: .*those on which poor was.*correct them for ev"):
+        uncertainty.run(config)
+    correct("poor")
+    after = uncertainty.run(config)
+    assert [row["model"] for row in after.rows] == ["fair", "poor"]
+    assert all(row_of(after, name)["nll"] != row_of(before, name)["nll"] for name in NAMES[:2])
 
 
 def test_a_truncated_file(tmp_path):
@@ -351,6 +381,18 @@ def test_the_published_table(config, report):
         after = row_of(report, "fair")[f"{metric.lower()}_ts"]
         assert float(cells[f"{metric}_TS"]) == pytest.approx(after, abs=1e-5)
     assert cells["Coverage_for_Accuracy_99"] == "None"  # not more than 200 examples
+
+
+def test_names_with_commas_are_one_cell():
+    row = {"Accuracy": 80.0}
+    records = [
+        {"published": {**row, "Architecture": name}} for name in ("net", "net,large", 'a"b', " c ")
+    ]
+    lines = published.published_csv(records).splitlines()
+    assert lines[1].startswith("net, 80.00000,None,")
+    cells = list(csv.reader(lines))
+    assert [line[0] for line in cells[1:]] == ["net", "net,large", 'a"b', " c "]
+    assert {len(line) for line in cells} == {len(published.HEADERS)}
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
@@ -416,7 +458,7 @@ def test_networks_are_trained_once_and_kept(report, no_figures, tmp_path, monkey
     assert (row["fitted"], row["measured"]) == (30, 120)
     assert [path.name for path in (config.run_dir / "networks").iterdir()] == ["mlp-16"]
     assert json.loads((config.run_dir / "metrics.jsonl").read_text())["identity"] is None
-    monkeypatch.setattr(sources, "fit_classifier", None)
+    monkeypatch.setattr(classifiers, "fit_classifier", None)
     (config.run_dir / "metrics.jsonl").unlink()
     assert uncertainty.run(config).rows == found.rows  # measured again, from its variables
 
@@ -475,7 +517,7 @@ def test_published_weights_on_images(report, no_figures, tmp_path):
     )
     assert [row["model"] for row in uncertainty.run(config).rows] == ["resnet0", "resnet1"]
 
-    source = sources.Weights(config)
+    source = classifiers.Weights(config)
     module, variables = cifar_resnet(random_tensors(seed=1))
     x = (source.test.x - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     expected = module.apply(variables, jnp.asarray(x))
@@ -488,9 +530,136 @@ def test_published_weights_on_images(report, no_figures, tmp_path):
     for name, message in (("few", "2 classes"), ("more", "no place for extra.weight")):
         other = dataclasses.replace(config, weights=(tmp_path / f"{name}.npz",))
         with pytest.raises(ValueError, match=message):
-            sources.Weights(other).load(name)
+            classifiers.Weights(other).load(name)
     with pytest.raises(FileNotFoundError, match="no file of weights"):
         uncertainty.run(dataclasses.replace(config, weights=(tmp_path / "none.npz",)))
+
+
+OWN_MODULE = """
+import flax.linen as nn
+
+class Net(nn.Module):
+    classes: int = 5
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(x.reshape(len(x), -1))
+        return nn.Dense(self.classes)(x)
+
+class Wide(nn.Module):
+    width: int
+
+class Fussy(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return x
+
+net = Net()
+three_classes = lambda: Net(3)
+spatial = nn.Conv(5, (3, 3))
+number = 7
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A module of somebody's, two checkpoints of it, and images; nothing is written there again."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "nets_of_mine.py").write_text(OWN_MODULE)
+    rng = np.random.default_rng(1)
+    images = rng.integers(256, size=(60, 6, 6, 1), dtype=np.uint8)
+    np.savez(folder / "images.npz", test_images=images, test_labels=rng.integers(5, size=60))
+    variables = [
+        {
+            "params": {
+                "BatchNorm_0": {"scale": rng.normal(size=36), "bias": rng.normal(size=36)},
+                "Dense_0": {"kernel": rng.normal(size=(36, 5)), "bias": rng.normal(size=5)},
+            },
+            "batch_stats": {"BatchNorm_0": {"mean": rng.random(36), "var": rng.random(36)}},
+        }
+        for _ in range(2)
+    ]
+    variables = jax.tree.map(np.float32, variables)
+    for i, tree in enumerate(variables):
+        save_variables(folder / f"epoch{i}", tree)
+    config = dataclasses.replace(
+        SMALL,
+        data="npz",
+        path=folder / "images.npz",
+        module="nets_of_mine:Net",
+        checkpoints=(folder / "epoch0", folder / "epoch1"),
+        accuracies=(0.5,),
+        resamples=20,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield config, variables
+
+
+def test_checkpoints_of_somebodys_module(own, report, no_figures, tmp_path):
+    config, variables = own
+    found = uncertainty.run(dataclasses.replace(config, run_dir=tmp_path / "run"))
+    assert [row["model"] for row in found.rows] == ["epoch0", "epoch1"]
+    assert found.rows[0]["parameters"] == 2 * 36 + 36 * 5 + 5
+
+    source = classifiers.Checkpoints(config)
+    params, stats = variables[1]["params"], variables[1]["batch_stats"]["BatchNorm_0"]
+    x = (source.test.x.reshape(60, -1) - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
+    x = x * params["BatchNorm_0"]["scale"] + params["BatchNorm_0"]["bias"]
+    expected = x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    # float32 sums of 36 products below 1e3
+    np.testing.assert_allclose(source.load("epoch1").logits, expected, rtol=1e-5, atol=1e-3)
+
+    same = classifiers.Checkpoints(dataclasses.replace(config, module="nets_of_mine:net"))
+    assert same.identity("epoch0") != source.identity("epoch0")
+    assert source.identity("epoch1") != source.identity("epoch0")
+    np.testing.assert_array_equal(same.load("epoch1").logits, source.load("epoch1").logits)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("nets_of_mine", "`module` must be PACKAGE.MODULE:NAME, got 'nets_of_mine'"),
+        ("nets_of_yours:Net", "'nets_of_yours' cannot be imported: No module named"),
+        ("nets_of_mine:Lenet", "'nets_of_mine' has no 'Lenet'"),
+        ("nets_of_mine:Wide", "nets_of_mine:Wide has to make a module without arguments: .*width"),
+        ("nets_of_mine:number", "has to be a linen module, .* it gives a int"),
+        ("nets_of_mine:Fussy", "cannot be called with images of shape .1, 6, 6, 1.: .*train"),
+        ("nets_of_mine:three_classes", r"another network; params/Dense_0/bias is float32\[5\], e"),
+    ],
+)
+def test_modules_are_checked(own, module, message, tmp_path):
+    config, _ = own
+    with pytest.raises(ValueError, match=message):
+        uncertainty.run(dataclasses.replace(config, module=module, run_dir=tmp_path / "run"))
+
+
+def test_checkpoints_are_checked(own, tmp_path):
+    config, variables = own
+    save_variables(tmp_path / "nan", jax.tree.map(lambda a: np.nan * a, variables[0]))
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "epoch3").write_text("")
+    other = {"params": {"kernel": np.ones((3, 3, 1, 5)), "bias": np.ones(5)}}
+    save_variables(tmp_path / "spatial", jax.tree.map(np.float32, other))
+
+    def run(*names, **options):
+        options["checkpoints"] = tuple(tmp_path / name for name in names)
+        return uncertainty.run(dataclasses.replace(config, run_dir=tmp_path / "run", **options))
+
+    with pytest.raises(FileNotFoundError, match=r"no folder of a checkpoint at .*epoch2"):
+        run("epoch2")
+    with pytest.raises(FileNotFoundError, match=r"no folder of a checkpoint at .*epoch3"):
+        run("epoch3")
+    with pytest.raises(ValueError, match=r"nothing holds no variables"):
+        run("nothing")
+    with pytest.raises(ValueError, match=r"nan: the logits of the network hold NaN"):
+        run("nan")
+    with pytest.raises(ValueError, match=r"spatial: the network has to give logits .n, c., got"):
+        run("spatial", module="nets_of_mine:spatial")
+    with pytest.raises(ValueError, match=r"`checkpoints` must have different names"):
+        run("nan", "nothing/../nan")
+    with pytest.raises(ValueError, match=r"need the images they were trained for"):
+        run("nan", data="digits", path=None)
 
 
 class Published:
@@ -526,6 +695,8 @@ def test_models_from_elsewhere(report, no_figures, tmp_path):
         ({"sort_by": "rank"}, "`sort_by` must be one of .*'auroc', 'auroc_ts'.*, got 'rank'"),
         ({"p": 0}, "`p` must be positive, got 0"),
         ({"outputs": Path("x"), "networks": ("linear",)}, "one of --outputs, --weights"),
+        ({"module": "a:b"}, "--module and --checkpoints go together"),
+        ({"checkpoints": (Path("x"),)}, "--module and --checkpoints go together"),
     ],
 )
 def test_settings_are_checked_when_they_are_made(options, message):

@@ -17,6 +17,11 @@ Published residual networks for CIFAR-10 (akamaster/pytorch_resnet_cifar10), as 
 
     python -m entropax.experiments.uncertainty --data cifar10 --weights resnet20.npz resnet56.th
 
+Checkpoints of your own linen module, folders that `entropax.checkpoint.save_variables` wrote:
+
+    python -m entropax.experiments.uncertainty --data cifar10 --module package.module:factory
+        --checkpoints FOLDER FOLDER
+
 One model is measured at a time. A run that was stopped goes on at the first unfinished model when
 the same command is given again; files that were added since are measured, of the finished ones only
 the best two are read again, to be compared. With `--on-error skip` a broken file, or one with NaN,

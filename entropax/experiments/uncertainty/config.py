@@ -32,11 +32,15 @@ class Config(DataOptions):
     """A folder of .npz files with `logits` [n, c] and `labels` [n], one file a model."""
     weights: tuple[Path, ...] = ()
     """Published ResNets for CIFAR (.npz, .safetensors, .th), for the test images of --data."""
+    module: str | None = None
+    """PACKAGE.MODULE:NAME of your linen module, or of a function that returns it."""
+    checkpoints: tuple[Path, ...] = ()
+    """Folders of variables of --module, one a model, for the test images of --data."""
     on_error: Literal["stop", "skip"] = "stop"
     """What to do with a file that is broken or holds NaN."""
 
     networks: tuple[str, ...] = ()
-    """Networks to train if there are no --outputs or --weights; by default all."""
+    """Networks to train if no models are given; by default all."""
     max_train: int = 1000
     """Training images, at most."""
     max_test: int = 10_000
@@ -72,7 +76,8 @@ class Config(DataOptions):
         for name in ("run_dir", "outputs"):
             if (place := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(place))  # a string does as well
-        object.__setattr__(self, "weights", tuple(map(Path, self.weights)))
+        for name in ("weights", "checkpoints"):
+            object.__setattr__(self, name, tuple(map(Path, getattr(self, name))))
         lowest = {
             "max_train": 20,
             "max_test": 20,
@@ -94,8 +99,10 @@ class Config(DataOptions):
         for accuracy in self.accuracies:
             if not 0 <= accuracy <= 1:
                 raise ValueError(f"`accuracies` must be in [0, 1], got {accuracy}.")
-        if sum(map(bool, (self.outputs, self.weights, self.networks))) > 1:
-            raise ValueError("Give one of --outputs, --weights and --networks.")
+        if bool(self.module) != bool(self.checkpoints):
+            raise ValueError("--module and --checkpoints go together.")
+        if sum(map(bool, (self.outputs, self.weights, self.checkpoints, self.networks))) > 1:
+            raise ValueError("Give one of --outputs, --weights, --checkpoints and --networks.")
         columns = [name + end for name in self.metrics for end in ("", "_ts")]
         if self.sort_by not in columns:
             raise ValueError(f"`sort_by` must be one of {columns}, got {self.sort_by!r}.")

@@ -1,5 +1,6 @@
 """The program from top to bottom."""
 
+import contextlib
 import dataclasses
 import zlib
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from entropax.experiments import uncertainty
 from entropax.experiments.command_line import run_command
 from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.tables import make_console
+from entropax.experiments.uncertainty.classifiers import Checkpoints, Trained, Weights
 from entropax.experiments.uncertainty.config import Config
 from entropax.experiments.uncertainty.measure import difference, measure
 from entropax.experiments.uncertainty.published import published_csv, published_row
@@ -25,13 +27,13 @@ from entropax.experiments.uncertainty.report import (
     summary,
     write_results,
 )
-from entropax.experiments.uncertainty.sources import Files, Outputs, Source, Trained, Weights
+from entropax.experiments.uncertainty.sources import Files, Outputs, Source
 
 # Options that change no measurement: a finished run can be reported anew with them, or with more
 # models. Which models there are, their files and the networks to train, is kept in each record.
 _OMITTED = (
-    *("run_dir", "data_dir", "path", "size", "outputs", "weights", "on_error", "networks"),
-    "sort_by",
+    *("run_dir", "data_dir", "path", "size", "outputs", "weights", "module", "checkpoints"),
+    *("on_error", "networks", "sort_by"),
 )
 
 
@@ -53,6 +55,8 @@ def run(config: Config, *, source: Source | None = None) -> Report:
         source = Files(config.outputs)
     elif source is None and config.weights:
         source = Weights(config)
+    elif source is None and config.checkpoints:
+        source = Checkpoints(config)
     elif source is None:
         source = Trained(config, path / "networks")
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OMITTED}
@@ -77,6 +81,8 @@ def run(config: Config, *, source: Source | None = None) -> Report:
 def _of_what(config: Config) -> str:
     if config.outputs is not None:
         return config.outputs.resolve().name
+    if config.checkpoints:
+        return f"{config.data}-checkpoints"
     return f"{config.data}-weights" if config.weights else config.data
 
 
@@ -85,7 +91,7 @@ def _measure_all(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Records of all models in the order of the source, and why some have none."""
     known = {record["model"]: record for record in folder.records()}
-    labels = next((record["labels"] for record in known.values()), None)
+    first = _first_standing(source, known)
     records, skipped = [], {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = make_console(stderr=True)
@@ -96,7 +102,9 @@ def _measure_all(
                 record = known.get(name)
                 if record is None or record["identity"] != identity:
                     outputs = source.load(name)
-                    labels = _same_labels(name, outputs, labels)
+                    labels = _checksum(outputs)
+                    first = first or (name, labels)
+                    _require_same_labels(name, labels, *first)
                     record = {
                         "model": name,
                         "identity": identity,
@@ -116,19 +124,31 @@ def _measure_all(
     return records, skipped
 
 
-def _same_labels(name: str, outputs: Outputs, expected: list[int] | None) -> list[int]:
-    """Number and checksum of the labels, which have to be those of the other models.
+def _first_standing(
+    source: Source, known: dict[str, dict[str, Any]]
+) -> tuple[str, list[int]] | None:
+    """The first model whose measurement stands, and its labels; of a changed one nothing counts."""
+    for name in source.names:
+        # What cannot be read is met again, and reported, when its turn comes.
+        with contextlib.suppress(ValueError, OSError):
+            if name in known and known[name]["identity"] == source.identity(name):
+                return name, known[name]["labels"]
+    return None
 
-    Raises:
-      ValueError: they are not.
-    """
-    labels = [len(outputs.labels), zlib.crc32(outputs.labels.astype("<i4").tobytes())]
-    if expected is not None and labels != expected:
+
+def _checksum(outputs: Outputs) -> list[int]:
+    """Number and checksum of the labels."""
+    return [len(outputs.labels), zlib.crc32(outputs.labels.astype("<i4").tobytes())]
+
+
+def _require_same_labels(name: str, labels: list[int], first: str, expected: list[int]) -> None:
+    if labels != expected:
         raise ValueError(
-            f"{name}: the labels of its {labels[0]} examples are not those of the other models "
-            f"({expected[0]} examples). Models are compared on the same examples in the same order."
+            f"{name}: the labels of its {labels[0]} examples are not those on which {first} was "
+            f"measured ({expected[0]} examples). Models are compared on the same examples in the "
+            "same order. If you have corrected labels, correct them for every model; where the "
+            "measurements before cannot tell, give another --run-dir."
         )
-    return labels
 
 
 def _compare(config: Config, source: Source, report: Report) -> Comparison | None:

@@ -1,33 +1,15 @@
-"""Where the outputs of the models come from: files, published weights, networks trained here.
+"""Where the outputs of the models come from; here, from files.
 
 A source knows the names of its models at once, and makes their outputs when asked, one model at a
-time.
+time. Those that apply networks to images are in `classifiers`.
 """
 
-import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-
-from entropax import data
-from entropax.checkpoint import restore_variables, save_variables
-from entropax.experiments.labelled_images import Labelled, Parts, labelled, load_parts
-from entropax.experiments.uncertainty.config import Config
-from entropax.experiments.uncertainty.networks import NETWORKS
-from entropax.models.convert import cifar_resnet, load_tensors
-from entropax.models.inputs import normalised_inputs
-from entropax.models.statistics import running_statistics
-from entropax.models.training import fit_classifier
-from entropax.types import ApplyFn, Variables
-
-_DIGITS_TEST = 797
-_BATCH = 500
 
 
 class Outputs(NamedTuple):
@@ -147,111 +129,3 @@ class Files:
                 f"{path}: `logits` look like probabilities, every row sums to 1; save their np.log."
             )
         return Outputs(logits, labels.astype(np.int32), {})
-
-
-class Trained:
-    """Small networks, trained when first asked for and kept in the run folder.
-
-    Args:
-      config: which networks, and on which data.
-      folder: where their variables are kept.
-    """
-
-    def __init__(self, config: Config, folder: Path) -> None:
-        unknown = [name for name in config.networks if name not in NETWORKS]
-        if unknown:
-            raise ValueError(f"`networks` must be among {list(NETWORKS)}, got {unknown}.")
-        self.config, self.folder = config, folder
-        self.names = list(dict.fromkeys(config.networks or NETWORKS))
-        max_test = (
-            min(config.max_test, _DIGITS_TEST) if config.data == "digits" else config.max_test
-        )
-        self.parts: Parts = load_parts(config, train=config.max_train, probe=0, test=max_test)
-        self.settings = {"checksums": self.parts.checksums()}
-        self.title = config.data
-
-    def identity(self, name: str) -> None:
-        """The settings of the run say all."""
-        return
-
-    def load(self, name: str) -> Outputs:
-        """Train a network or read its variables, and apply it; see `Source`."""
-        train, test = self.parts.train, self.parts.test
-        module = NETWORKS[name](len(self.parts.class_names), math.gcd(*train.x.shape[1:3]))
-        path = self.folder / name
-        if path.exists():
-            like = jax.eval_shape(
-                lambda: module.init(jax.random.key(0), jnp.zeros((1, *train.x.shape[1:])))
-            )
-            variables = restore_variables(path, like)
-        else:
-            key = jax.random.fold_in(jax.random.key(self.config.seed), list(NETWORKS).index(name))
-            variables = fit_classifier(
-                key,
-                module,
-                np.rint(255 * train.x).astype(np.uint8),
-                train.labels,
-                epochs=self.config.epochs,
-                batch_size=min(64, len(train.labels)),
-            )
-            save_variables(path, variables)
-        return _applied(running_statistics(module), variables, test)
-
-
-class Weights:
-    """Published residual networks for CIFAR on the test images of a data set.
-
-    Args:
-      config: which files, and which data.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self.paths = {path.stem: path for path in config.weights}
-        if len(self.paths) < len(config.weights):
-            raise ValueError(f"`weights` must have different names, got {config.weights}.")
-        if config.data == "digits":
-            raise ValueError("`weights` need the images they were trained for: pass --data.")
-        images = data.load(
-            config.data, "test", path=config.path, data_dir=config.data_dir, size=config.size
-        )
-        if images.labels is None:
-            raise ValueError(f"The test split of {config.data!r} needs labels.")
-        rows = np.random.default_rng(0).permutation(len(images))[: config.max_test]
-        self.test = labelled(images, rows)
-        self.names = list(self.paths)
-        self.settings = {"checksums": [self.test.checksum()]}
-        self.title = config.data
-
-    def identity(self, name: str) -> int:
-        """Checksum of the file."""
-        path = self.paths[name]
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file of weights at {path}.")
-        return zlib.crc32(path.read_bytes())
-
-    def load(self, name: str) -> Outputs:
-        """Apply a network; see `Source`."""
-        path = self.paths[name]
-        tensors = load_tensors(path)
-        try:
-            module, variables = cifar_resnet(tensors)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        if self.test.labels.max() >= module.num_classes:
-            raise ValueError(
-                f"{path}: the network has {module.num_classes} classes, the images have labels up "
-                f"to {self.test.labels.max()}."
-            )
-        apply_fn = normalised_inputs(running_statistics(module))
-        return _applied(apply_fn, variables, self.test)
-
-
-def _applied(apply_fn: ApplyFn, variables: Variables, images: Labelled) -> Outputs:
-    apply_fn = jax.jit(apply_fn)
-    logits = [
-        np.asarray(apply_fn(variables, images.x[i : i + _BATCH]))
-        for i in range(0, len(images.x), _BATCH)
-    ]
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    labels = images.labels.astype(np.int32)
-    return Outputs(np.concatenate(logits), labels, {"parameters": parameters})

@@ -1,0 +1,226 @@
+"""Networks that are applied to images: trained here, published, or the user's own."""
+
+import importlib
+import math
+import zlib
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entropax import data
+from entropax.checkpoint import restore_variables, save_variables
+from entropax.experiments.labelled_images import Labelled, Parts, labelled, load_parts
+from entropax.experiments.uncertainty.config import Config
+from entropax.experiments.uncertainty.networks import NETWORKS
+from entropax.experiments.uncertainty.sources import Outputs
+from entropax.models.convert import cifar_resnet, load_tensors
+from entropax.models.inputs import normalised_inputs
+from entropax.models.statistics import running_statistics
+from entropax.models.training import fit_classifier
+from entropax.types import ApplyFn, Variables
+
+_DIGITS_TEST = 797
+_BATCH = 500
+
+
+class Trained:
+    """Small networks, trained when first asked for and kept in the run folder.
+
+    Args:
+      config: which networks, and on which data.
+      folder: where their variables are kept.
+    """
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        unknown = [name for name in config.networks if name not in NETWORKS]
+        if unknown:
+            raise ValueError(f"`networks` must be among {list(NETWORKS)}, got {unknown}.")
+        self.config, self.folder = config, folder
+        self.names = list(dict.fromkeys(config.networks or NETWORKS))
+        max_test = (
+            min(config.max_test, _DIGITS_TEST) if config.data == "digits" else config.max_test
+        )
+        self.parts: Parts = load_parts(config, train=config.max_train, probe=0, test=max_test)
+        self.settings = {"checksums": self.parts.checksums()}
+        self.title = config.data
+
+    def identity(self, name: str) -> None:
+        """The settings of the run say all."""
+        return
+
+    def load(self, name: str) -> Outputs:
+        """Train a network or read its variables, and apply it; see `Source`."""
+        train, test = self.parts.train, self.parts.test
+        module = NETWORKS[name](len(self.parts.class_names), math.gcd(*train.x.shape[1:3]))
+        path = self.folder / name
+        if path.exists():
+            like = jax.eval_shape(
+                lambda: module.init(jax.random.key(0), jnp.zeros((1, *train.x.shape[1:])))
+            )
+            variables = restore_variables(path, like)
+        else:
+            key = jax.random.fold_in(jax.random.key(self.config.seed), list(NETWORKS).index(name))
+            variables = fit_classifier(
+                key,
+                module,
+                np.rint(255 * train.x).astype(np.uint8),
+                train.labels,
+                epochs=self.config.epochs,
+                batch_size=min(64, len(train.labels)),
+            )
+            save_variables(path, variables)
+        return _applied(name, running_statistics(module), variables, test)
+
+
+class Weights:
+    """Published residual networks for CIFAR on the test images of a data set.
+
+    Args:
+      config: which files, and which data.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.paths = {path.stem: path for path in config.weights}
+        if len(self.paths) < len(config.weights):
+            raise ValueError(f"`weights` must have different names, got {config.weights}.")
+        self.test = _test_images(config)
+        self.names = list(self.paths)
+        self.settings = {"checksums": [self.test.checksum()]}
+        self.title = config.data
+
+    def identity(self, name: str) -> int:
+        """Checksum of the file."""
+        path = self.paths[name]
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file of weights at {path}.")
+        return zlib.crc32(path.read_bytes())
+
+    def load(self, name: str) -> Outputs:
+        """Apply a network; see `Source`."""
+        path = self.paths[name]
+        tensors = load_tensors(path)
+        try:
+            module, variables = cifar_resnet(tensors)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        apply_fn = normalised_inputs(running_statistics(module))
+        return _applied(str(path), apply_fn, variables, self.test)
+
+
+class Checkpoints:
+    """Networks of the user's own, from folders that `checkpoint.save_variables` wrote.
+
+    Args:
+      config: which folders, the module that they belong to, and which data.
+    """
+
+    def __init__(self, config: Config) -> None:
+        assert config.module is not None
+        self.spelling, self.module = config.module, _module(config.module)
+        self.paths = {path.resolve().name: path for path in config.checkpoints}
+        if len(self.paths) < len(config.checkpoints):
+            raise ValueError(f"`checkpoints` must have different names, got {config.checkpoints}.")
+        self.test = _test_images(config)
+        self.names = list(self.paths)
+        self.settings = {"checksums": [self.test.checksum()]}
+        self.title = f"{config.data}, {config.module}"
+
+    def identity(self, name: str) -> dict[str, str | int]:
+        """What the module is called, and a checksum of all files in the folder."""
+        path, number = self.paths[name], 0
+        if not path.is_dir():
+            raise FileNotFoundError(f"There is no folder of a checkpoint at {path}.")
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            number = zlib.crc32(file.relative_to(path).as_posix().encode(), number)
+            number = zlib.crc32(file.read_bytes(), number)
+        return {"module": self.spelling, "checksum": number}
+
+    def load(self, name: str) -> Outputs:
+        """Restore the variables into the shapes of `module.init`, and apply them; see `Source`."""
+        path, shape = self.paths[name], (1, *self.test.x.shape[1:])
+        try:
+            like = jax.eval_shape(lambda: self.module.init(jax.random.key(0), jnp.zeros(shape)))
+        except TypeError as error:
+            raise ValueError(
+                f"`module`: {self.spelling} cannot be called with images of shape {shape}: {error}"
+            ) from error
+        variables = restore_variables(path, like)
+        return _applied(str(path), running_statistics(self.module), variables, self.test)
+
+
+def _module(spelling: str) -> nn.Module:
+    """The linen module that `PACKAGE.MODULE:NAME` names, or that what it names returns.
+
+    Raises:
+      ValueError: there is none.
+    """
+    place, colon, name = spelling.partition(":")
+    if not (place and colon and name):
+        raise ValueError(f"`module` must be PACKAGE.MODULE:NAME, got {spelling!r}.")
+    try:
+        found = importlib.import_module(place)
+    except ImportError as error:
+        raise ValueError(f"`module`: {place!r} cannot be imported: {error}.") from error
+    if not hasattr(found, name):
+        raise ValueError(f"`module`: {place!r} has no {name!r}.")
+    made = getattr(found, name)
+    if callable(made) and not isinstance(made, nn.Module):
+        try:
+            made = made()
+        except TypeError as error:
+            raise ValueError(
+                f"`module`: {spelling} has to make a module without arguments: {error}."
+            ) from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(
+            f"`module`: {spelling} has to be a linen module, or a function that returns one; it "
+            f"gives a {type(made).__name__}."
+        )
+    return made
+
+
+def _test_images(config: Config) -> Labelled:
+    """Images for networks that were trained elsewhere.
+
+    Raises:
+      ValueError: they have no labels, or the data have no test split.
+    """
+    if config.data == "digits":
+        raise ValueError("Trained networks need the images they were trained for: pass --data.")
+    images = data.load(
+        config.data, "test", path=config.path, data_dir=config.data_dir, size=config.size
+    )
+    if images.labels is None:
+        raise ValueError(f"The test split of {config.data!r} needs labels.")
+    return labelled(images, np.random.default_rng(0).permutation(len(images))[: config.max_test])
+
+
+def _applied(name: str, apply_fn: ApplyFn, variables: Variables, images: Labelled) -> Outputs:
+    """The outputs of a network, which `name` names in messages.
+
+    Raises:
+      ValueError: they are no finite logits `[n, c]` for the labels of the images.
+    """
+    apply_fn = jax.jit(apply_fn)
+    logits = np.concatenate(
+        [
+            np.asarray(apply_fn(variables, images.x[i : i + _BATCH]))
+            for i in range(0, len(images.x), _BATCH)
+        ]
+    )
+    if logits.ndim != 2:
+        raise ValueError(
+            f"{name}: the network has to give logits [n, c], got the shape {logits.shape}."
+        )
+    if images.labels.max() >= logits.shape[1]:
+        raise ValueError(
+            f"{name}: the network has {logits.shape[1]} classes, the images have labels up to "
+            f"{images.labels.max()}."
+        )
+    if not np.isfinite(logits).all():
+        raise ValueError(f"{name}: the logits of the network hold NaN or infinity.")
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return Outputs(logits, images.labels.astype(np.int32), {"parameters": parameters})
