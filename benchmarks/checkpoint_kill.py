@@ -29,13 +29,13 @@ def bits(step: int, size: int) -> np.ndarray:
     return np.arange(size, dtype=np.int32) * np.int32(-1640531535) ^ np.int32(step)
 
 
-def saver(directory: str, size: int) -> None:
-    """The side of entropax; see `peers/published_checkpoint.py` for the other."""
+def saver(directory: str, size: int, *, async_save: bool) -> None:
+    """The sides of entropax; see `peers/published_checkpoint.py` for the other."""
     import jax.numpy as jnp
 
     from entropax.checkpoint import EntropyCheckpointer
 
-    with EntropyCheckpointer(directory, async_save=True) as keeper:
+    with EntropyCheckpointer(directory, async_save=async_save) as keeper:
         start = time.perf_counter()
         step, found = -1, "none"
         try:
@@ -116,8 +116,9 @@ def survive(command: list[str], directory: Path, *, kills: int, saves: int) -> d
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--saver"]:
-        saver(sys.argv[2], int(sys.argv[3]))
+    if sys.argv[1:2] in (["--saver"], ["--background-saver"]):
+        background = sys.argv[1] == "--background-saver"
+        saver(sys.argv[2], int(sys.argv[3]), async_save=background)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", help="interpreter of an environment with torch and numpy")
     parser.add_argument("--kills", type=int, default=50)
@@ -125,7 +126,14 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=32, help="size of a checkpoint")
     options = parser.parse_args()
     size = options.megabytes * 2**20 // 4
-    sides = {"EntropyCheckpointer": [sys.executable, __file__, "--saver"]}
+    sides = {
+        "EntropyCheckpointer": [sys.executable, __file__, "--saver"],
+        "EntropyCheckpointer, in the background": [
+            sys.executable,
+            __file__,
+            "--background-saver",
+        ],
+    }
     if options.peer_python:
         sides["torch.save over one file"] = [options.peer_python, str(PEER)]
     results = {}

@@ -49,7 +49,7 @@ def side(name: str, images: int, classes: int, batch: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", choices=SIDES, help="one side, in this process")
-    parser.add_argument("--images", type=int, nargs="+", default=[5_000, 50_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[5_000, 50_000, 500_000])
     parser.add_argument("--classes", type=int, default=1_000)
     parser.add_argument("--batch", type=int, default=500)
     options = parser.parse_args()

@@ -147,11 +147,11 @@ def write(name: str, content: Mapping[str, Any]) -> Path:
     """Write `results/NAME.json`: the content, with the date, the command and the machine."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    # The interpreter's place says nothing to anybody else.
+    # Places on this machine say nothing to anybody else.
     command = ["python", *sys.argv]
     for i, word in enumerate(command):
-        if word == "--peer-python":
-            command[i + 1] = "PEER_PYTHON"
+        if word in ("--peer-python", "--data-dir", "--folder"):
+            command[i + 1] = word[2:].upper().replace("-", "_")
     header = {
         "date": datetime.date.today().isoformat(),
         "command": " ".join(command),
