@@ -8,10 +8,12 @@ the truth, since it counts the noise of a single cell with the rows as well as w
 Reference: A. Owen, "The pigeonhole bootstrap" (2007).
 """
 
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from scipy import stats
 
 
@@ -101,6 +103,52 @@ class Bootstrap:
             return Estimate(np.nan, np.nan, np.nan)
         lower, upper = np.quantile(kept, self._tails)
         return Estimate(value, float(lower), float(upper))
+
+
+def mean_over_seeds(values: ArrayLike, *, level: float) -> Estimate:
+    """Mean with Student's interval for further seeds; one seed alone has none.
+
+    Args:
+      values: a number for each seed.
+      level: nominal coverage.
+    """
+    numbers = np.asarray(values, float)
+    mean = float(numbers.mean())
+    if len(numbers) < 2:
+        return Estimate(mean, np.nan, np.nan)
+    half = stats.t.ppf(0.5 + level / 2, len(numbers) - 1) * stats.sem(numbers)
+    return Estimate(mean, float(mean - half), float(mean + half))
+
+
+def clustered_mean(
+    values: Float[np.ndarray, " n"],
+    rows: Sequence[Hashable],
+    columns: Sequence[Hashable],
+    *,
+    level: float,
+    resamples: int = 2000,
+) -> Estimate:
+    """Mean of numbers that come in rows and columns, both of which are drawn again.
+
+    Args:
+      values: a number for each pair, any number of times each.
+      rows: of each number, such as its corruption.
+      columns: of each number, such as its seed.
+      level: nominal coverage of the interval.
+      resamples: replicates; the same ones every time.
+    """
+    row, column = (
+        np.unique(np.array(names, str), return_inverse=True)[1] for names in (rows, columns)
+    )
+    shape = (row.max() + 1, column.max() + 1)
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    np.add.at(sums, (row, column), values)
+    np.add.at(counts, (row, column), 1)
+    rng = np.random.default_rng(0)
+    drawn = [rng.multinomial(size, np.full(size, 1 / size), resamples) for size in shape]
+    means = np.einsum("rc,rs,cs->r", *drawn, sums) / np.einsum("rc,rs,cs->r", *drawn, counts)
+    lower, upper = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+    return Estimate(float(values.mean()), float(lower), float(upper))
 
 
 def pearson(

@@ -152,6 +152,12 @@ def planned_splits(options: ShiftOptions, sets: ImageSets) -> Iterator[Split]:
     yield from _corrupted("test", test, options)
 
 
+def target_split(options: ShiftOptions, target: ImageSet) -> Split:
+    """The split of the user's own images."""
+    assert options.target is not None
+    return Split("target", f"{options.target.stem}-{checksum(target):08x}", 0)
+
+
 def shifted_images(options: ShiftOptions, sets: ImageSets, split: Split, *, seed: int) -> ImageSet:
     """The images of a split, corrupted, by this seed, if they are to be."""
     images = {"calibration": sets.validation, "test": sets.test, "target": sets.target}[

@@ -1,0 +1,126 @@
+"""One stream under one adapter."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from entropax import tta
+from entropax.data import ImageSet
+from entropax.data.shifts import ShiftStream, corrupted_bank, lookup
+from entropax.experiments.tta_benchmark.measure import as_float, setting
+from entropax.experiments.tta_benchmark.methods import METHODS
+from entropax.experiments.tta_benchmark.networks import Network
+from entropax.types import Array, Batch, Params, Variables
+
+# Batches that are compiled as one scan; what is kept in memory does not depend on the stream.
+_STRETCH = 250
+
+Advance = Callable[[tta.State, Array, Batch], tuple[tta.State, tuple[Array, ...]]]
+
+
+class Course(NamedTuple):
+    """What happened batch by batch.
+
+    Attributes:
+      accuracy: `[t]` share of right predictions, made before the update.
+      reset: `[t]` whether the adapter went back to the source network.
+      collapsed: `[t]` whether the collapse alarm rang.
+      finite: `[t]` whether the step was free of NaN and infinity.
+    """
+
+    accuracy: Float[np.ndarray, " t"]
+    reset: Bool[np.ndarray, " t"]
+    collapsed: Bool[np.ndarray, " t"]
+    finite: Bool[np.ndarray, " t"]
+
+
+def build_adapter(
+    network: Network,
+    method: str,
+    *,
+    image_shape: tuple[int, ...],
+    learning_rate: float,
+    period: int,
+) -> tuple[Callable[[Variables, Params], tta.State], Callable[..., tuple[tta.State, tuple]]]:
+    """The compiled `(variables, fisher) -> state` and `(state, fisher, bank, batches) -> ...`.
+
+    The second is a stretch of the stream: it returns the state and, for each batch, the predicted
+    classes, whether the adapter was reset, whether the alarm rang, and whether all was finite.
+    """
+
+    def adapter(fisher: Params, bank: Array | None) -> tta.Adapter:
+        of_network = setting(
+            network,
+            jax.random.key(network.seed),
+            image_shape=image_shape,
+            fisher=fisher,
+            learning_rate=learning_rate,
+            period=period,
+        )
+        watched = tta.collapse_alarm(
+            METHODS[method](of_network), num_classes=of_network.num_classes
+        )
+        if bank is None:
+            return watched
+        return tta.map_inputs(tta.map_inputs(watched, as_float), lookup(bank))
+
+    @jax.jit
+    def init(variables: Variables, fisher: Params) -> tta.State:
+        return adapter(fisher, None).init(variables)
+
+    @jax.jit
+    def advance(
+        state: tta.State, fisher: Params, bank: Array, batches: Batch
+    ) -> tuple[tta.State, tuple[Array, ...]]:
+        step = adapter(fisher, bank).step
+
+        def one(state: tta.State, batch: Batch) -> tuple[tta.State, tuple[Array, ...]]:
+            state, info = step(state, batch)
+            predicted = jnp.argmax(info.logits, axis=-1)
+            return state, (predicted, *map(jnp.asarray, (info.reset, info.collapsed, info.finite)))
+
+        return jax.lax.scan(one, state, batches)
+
+    return init, advance
+
+
+def follow(
+    init: Callable[..., tta.State],
+    advance: Callable[..., tuple[tta.State, tuple]],
+    network: Network,
+    fisher: Params,
+    stream: ShiftStream,
+    images: ImageSet,
+    *,
+    on_steps: Callable[[int], None],
+) -> Course:
+    """Run an adapter over a stream.
+
+    Args:
+      init: from `build_adapter`.
+      advance: from `build_adapter`.
+      network: the source network.
+      fisher: Fisher information of its adapted parameters.
+      stream: domains and images.
+      images: with labels, not corrupted.
+      on_steps: called with the number of batches done after each stretch.
+    """
+    assert images.labels is not None
+    bank = jnp.asarray(corrupted_bank(images.images, stream.domains, seed=network.seed))
+    batches = jax.tree.map(np.asarray, stream.batches)
+    total = len(batches.where)
+    right_labels = images.labels[np.asarray(stream.image)]
+    state = init(network.variables, fisher)
+    found: list[tuple[np.ndarray, ...]] = []
+    for first in range(0, total, _STRETCH):
+        part = jax.tree.map(lambda a, i=first: a[i : i + _STRETCH], batches)
+        state, seen = advance(state, fisher, bank, part)
+        found.append(tuple(map(np.asarray, seen)))
+        on_steps(min(first + _STRETCH, total))
+    predicted, *flags = (np.concatenate(each) for each in zip(*found, strict=True))
+    right = (predicted == right_labels) & batches.where
+    return Course(right.sum(-1) / batches.where.sum(-1), *flags)
