@@ -144,6 +144,7 @@ def test_gradient(alpha):
     """Against finite differences; finite where points are equal."""
     direction, weights = RNG.normal(size=(N, 4)), RNG.normal(size=(N, N))
 
+    @jax.jit
     def value(x):
         return jnp.sum(weights * diffusion_residual(x, sigma=1.0, alpha=alpha).residual)
 
@@ -158,7 +159,7 @@ def test_gradient(alpha):
 
 def test_vmap():
     xs = np.stack([X, 2 * X]).astype(np.float32)
-    both = jax.vmap(lambda x: diffusion_residual(x, sigma=1.0, alpha=0.5).residual)(xs)
+    both = jax.jit(jax.vmap(lambda x: diffusion_residual(x, sigma=1.0, alpha=0.5).residual))(xs)
     for x, found in zip(xs, both, strict=True):
         np.testing.assert_allclose(
             found, residual(x, sigma=1.0, alpha=0.5).residual, rtol=0, atol=1e-6
