@@ -1,9 +1,10 @@
 """Some of a network's variables, chosen by their path: those to adapt, or to differentiate."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 
 from entropax.types import Params, Variables
 
@@ -62,6 +63,45 @@ def partition(variables: Variables, trainable: PathPredicate) -> tuple[Params, V
         lambda path, leaf: None if trainable(path_name(path)) else leaf, variables
     )
     return params, frozen
+
+
+def partition_floats(
+    variables: Variables, trainable: PathPredicate | None
+) -> tuple[Params, Variables]:
+    """`partition` of the floating-point arrays, whatever other arrays the predicate chooses.
+
+    Args:
+      variables: any pytree of arrays.
+      trainable: predicate on paths; None stands for `network_parameters(variables)`.
+
+    Returns:
+      `(params, frozen)`, as from `partition`.
+
+    Raises:
+      ValueError: no floating-point array is chosen.
+
+    >>> variables = {"params": {"w": jnp.ones(2), "calls": jnp.ones(2, int)}}
+    >>> params, frozen = partition_floats(variables, None)
+    >>> params["params"]["calls"] is None, frozen["params"]["w"] is None
+    (True, True)
+    """
+    chosen = network_parameters(variables) if trainable is None else trainable
+    floats = {
+        path_name(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    }
+    return partition(variables, lambda path: path in floats and chosen(path))
+
+
+def network_parameters(variables: Variables) -> PathPredicate:
+    """Predicate on the paths in the collection "params", or on all if there is no such collection.
+
+    >>> network_parameters({"params": {"w": 1.0}, "batch_stats": {"mean": 0.0}})("batch_stats/mean")
+    False
+    """
+    collections = isinstance(variables, Mapping) and "params" in variables
+    return lambda path: not collections or path.split("/")[0] == "params"
 
 
 def merge(params: Params, frozen: Variables) -> Variables:

@@ -119,6 +119,7 @@ def gradual_shift(
     >>> [stream.domains[i] for i in stream.domain.ravel()]
     [(), (('fog', 4),), (('fog', 5),), ()]
     """
+    check_positive(names=len(names), severities=len(severities))
     domains = [_pure(name, severity) for name in names for severity in severities]
     return continual_shift(order, domains, period=period)
 
@@ -254,6 +255,9 @@ def lookup(
     bank: UInt8[Array, "domains n h w c"] | UInt8[np.ndarray, "domains n h w c"],
 ) -> Callable[[Int[Array, "b 2"]], UInt8[Array, "b h w c"]]:
     """A function from pairs (domain, image) to images, for `tta.map_inputs`.
+
+    As everywhere in JAX, an index beyond the bank is taken for its last one, without an error: the
+    bank must have all images of the order and all `domains` of the stream, in their order.
 
     A bank that is not an argument of the function one compiles becomes a constant of the program,
     which is slow to compile when it is large: make the adapter inside, of a bank that is passed in.

@@ -66,8 +66,8 @@ def label_flips(*, weighted: bool = True, form: str = "quadratic") -> Estimator:
       form: of the curve, as for `fit_flip_curve`.
 
     Returns:
-      The estimator. Its `fit` raises a ValueError for fewer than 4 splits, logits or labels that
-      are not valid, and when it is compiled.
+      The estimator. Its `fit` raises a ValueError for fewer than 4 splits, a split without
+      examples, logits or labels that are not valid, and when it is compiled.
 
     Raises:
       ValueError: an unknown form.
@@ -99,12 +99,15 @@ def label_flips(*, weighted: bool = True, form: str = "quadratic") -> Estimator:
         if isinstance(of, str) and of not in ("before", "after"):
             raise ValueError(f"`of` must be 'before', 'after' or logits, got {of!r}.")
         truth = {"before": before, "after": after}[of] if isinstance(of, str) else of
+        before, after, truth = map(_in_float32, (before, after, truth))
         where = jnp.ones(labels.shape, bool) if where is None else where
         if any(isinstance(a, jax.core.Tracer) for a in (before, after, labels, truth, where)):
             raise ValueError(
                 "The curve of `label_flips` is fitted on the host: call `fit` outside of jit and "
                 "vmap, and pass what it returns."
             )
+        if not bool(jnp.all(jnp.any(where, axis=-1))):
+            raise ValueError("Every calibration split needs an example that counts.")
         flipped = _flipped(before, after)
         right = correctness(truth, labels)
         if bool(jnp.any(jnp.isnan(jnp.where(where, flipped + right, 0)))):
@@ -138,7 +141,7 @@ def label_flips(*, weighted: bool = True, form: str = "quadratic") -> Estimator:
         *,
         where: Bool[Array, " n"] | None = None,
     ) -> Evidence:
-        before, after = outputs
+        before, after = map(_in_float32, outputs)
         where = jnp.ones(len(before), bool) if where is None else where
         confidence = _confidence(before, where)
         order = jnp.argsort(confidence)
@@ -176,6 +179,11 @@ def label_flips(*, weighted: bool = True, form: str = "quadratic") -> Estimator:
         return Evidence(_flipped(before, after), statistic, beyond | short, margin)
 
     return Estimator(fit, evidence)
+
+
+def _in_float32(logits: Float[Array, "*batch n c"]) -> Float[Array, "*batch n c"]:
+    """At least: a share of 60 examples is not a number in half precision."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def _confidence(logits: Float[Array, "n c"], where: Bool[Array, " n"]) -> Float[Array, " n"]:

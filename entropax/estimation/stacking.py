@@ -43,6 +43,8 @@ _LEAST_SPREAD = 0.01
 _PESSIMISTS = 0.2
 # The sum exceeds them by no more than on this share of the splits.
 _USUAL = 0.9
+# The same split gives numbers that differ by this at most, alone or among others.
+_ROUNDING = 1e-9
 
 
 class Combination(NamedTuple):
@@ -134,9 +136,10 @@ class Stack(NamedTuple):
         _check_unit(estimates, "Estimates")
         value = self.combination(estimates)
         smallest, largest = self.fitted_range
-        held_back = self.combination.sum(estimates) > self.combination.limit(estimates)
-        low = np.asarray((value < smallest) | held_back)
-        high = np.asarray(value > largest)
+        limit = self.combination.limit(estimates)
+        held_back = self.combination.sum(estimates) > limit + _ROUNDING
+        low = np.asarray((value < smallest - _ROUNDING) | held_back)
+        high = np.asarray(value > largest + _ROUNDING)
         limited = np.stack([f(estimates) for f in self.left_out], axis=-1)
         sums = special.expit(np.stack([f.sum(estimates) for f in self.left_out], axis=-1))
         lower, upper = (

@@ -12,7 +12,7 @@ $$\Theta_{ij}^{cd} = \sum_\theta \frac{\partial f_c(x_i)}{\partial \theta}
 import inspect
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,7 +24,13 @@ from jaxtyping import Float, PyTree
 from entropax.kernels.base import FeatureKernel, num_examples
 from entropax.kernels.features import Features, Jacobian, Lookup, Outer, cheapest, inner_products
 from entropax.kernels.structure import Structure, evaluate, factor, read_structure
-from entropax.parameters import PathPredicate, merge, partition, path_name
+from entropax.parameters import (
+    PathPredicate,
+    merge,
+    network_parameters,
+    partition_floats,
+    path_name,
+)
 from entropax.types import ApplyFn, Array, Params
 
 METHODS = ("structured", "contraction")
@@ -208,29 +214,20 @@ class Differentiated(NamedTuple):
     merge: Callable[[list[Array]], Params]
 
 
-def _in_params(path: str) -> bool:
-    return path.split("/")[0] == "params"
-
-
 def differentiated(params: Params, trainable: PathPredicate | None) -> Differentiated:
     """Take out the floating-point arrays on the chosen paths; by default those of `ntk`.
 
     Raises:
       ValueError: nothing is chosen; the message names the paths that there are.
     """
-    if trainable is None:
-        collections = isinstance(params, Mapping) and "params" in params
-        trainable = _in_params if collections else (lambda path: True)
-    floating = set()
+    trainable = network_parameters(params) if trainable is None else trainable
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            floating.add(path_name(path))
-        elif jnp.iscomplexobj(leaf) and trainable(path_name(path)):
+        if jnp.iscomplexobj(leaf) and trainable(path_name(path)):
             raise ValueError(
                 f"{path_name(path) or 'The parameter'} is complex; kernels are of real parameters. "
                 "Leave it out by `trainable`, or pass its real and imaginary parts."
             )
-    chosen, frozen = partition(params, lambda path: path in floating and trainable(path))
+    chosen, frozen = partition_floats(params, trainable)
     leaves, treedef = jax.tree.flatten(chosen)
     return Differentiated(
         leaves=[jnp.asarray(leaf) for leaf in leaves],

@@ -120,9 +120,9 @@ def asr(
       settings: the constants.
 
     Raises:
-      ValueError: fewer than 2 classes; `classes` or `slope` that is not positive; `inertia`,
-        `share` or `decay` outside [0, 1]; a negative `recovery`; by `init`, a method that does not
-        use the optimiser, or in several places.
+      ValueError: fewer than 2 classes; `classes` outside (0, 1]; `slope` that is not positive;
+        `inertia`, `share` or `decay` outside [0, 1]; a negative `recovery`; by `init`, a method
+        that does not use the optimiser, or in several places.
 
     Reference: T. Lim, J. Hwang and K. Lee, "When and where to reset matters for long-term test-time
     adaptation" (2026), sections 3.3 to 3.5, which writes the concentration $-h$; and its published
@@ -195,9 +195,10 @@ def asr(
 def _check(num_classes: int, settings: AsrSettings) -> None:
     if num_classes < 2:
         raise ValueError(f"`num_classes` must be at least 2, got {num_classes}.")
-    for name in ("classes", "slope"):
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"`{name}` must be positive, got {getattr(settings, name)}.")
+    if not 0 < settings.classes <= 1:
+        raise ValueError(f"`classes` is a share in (0, 1], got {settings.classes}.")
+    if not settings.slope > 0:
+        raise ValueError(f"`slope` must be positive, got {settings.slope}.")
     for name in ("inertia", "share", "decay"):
         if not 0 <= getattr(settings, name) <= 1:
             raise ValueError(f"`{name}` must be in [0, 1], got {getattr(settings, name)}.")

@@ -1,6 +1,6 @@
 """CoTTA: learn from a slow teacher that is averaged over augmentations, and forget a little."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from entropax.entropy import softmax_entropy
-from entropax.parameters import PathPredicate, merge, partition, path_name
+from entropax.parameters import PathPredicate, merge, partition_floats
 from entropax.tta.augmentation import augment as augment_images
 from entropax.tta.base import Adapter, Info, State, finite_rows
 from entropax.tta.minimisation import Descent, all_finite, descend, mean_weight, weighted_sum
@@ -83,7 +83,8 @@ def cotta(
         `is_norm_affine` only the normalisation layers.
 
     Raises:
-      ValueError: a setting outside its range, fewer than 1 augmentation.
+      ValueError: a setting outside its range, fewer than 1 augmentation; when a step is traced,
+        parameters in half precision.
 
     Reference: Q. Wang et al., "Continual test-time domain adaptation" (2022), section 3.
 
@@ -217,23 +218,13 @@ def follow(average: Params, params: Params, rate: float, *, allowed: Bool[Array,
     """Move a running average of parameters towards them, if that is `allowed`.
 
     Written so that an average equal to the parameters stays exactly what it is.
+
+    Raises:
+      ValueError: parameters in half precision.
     """
+    if half := [p.dtype.name for p in jax.tree.leaves(average) if jnp.finfo(p.dtype).bits < 32]:
+        raise ValueError(
+            f"A slow average needs parameters in float32, got {half[0]}, in which a small step of "
+            "it is rounded to none; the network may still compute in half precision."
+        )
     return jax.tree.map(lambda a, p: jnp.where(allowed, a + rate * (p - a), a), average, params)
-
-
-def partition_floats(
-    variables: Variables, trainable: PathPredicate | None
-) -> tuple[Params, Variables]:
-    """`partition` of the floating-point arrays; None stands for those of "params", or for all."""
-    if trainable is None:
-        collections = isinstance(variables, Mapping) and "params" in variables
-        prefix = "params/" if collections else ""
-        chosen: PathPredicate = lambda path: path.startswith(prefix)  # noqa: E731
-    else:
-        chosen = trainable
-    floats = {
-        path_name(path)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    }
-    return partition(variables, lambda path: path in floats and chosen(path))

@@ -44,7 +44,7 @@ class EmbeddingTrack(NamedTuple):
       steps: `[k]` numbers of steps, the first of which is 0.
       silhouette: `[k]` with respect to the labels predicted at that time.
       shift: `[k]` each from step 0; all rows of one image, not by classes.
-      labels: `[k, n]` predicted classes.
+      labels: `[k, n]` predicted classes; -1 where the logits were not finite.
       selected: `[t]` number of examples that each step learnt from.
       finite: `[t]` whether each step was free of NaN and infinity.
     """
@@ -92,7 +92,7 @@ def silhouette(
     """
     n = len(features)
     where = jnp.ones(n, bool) if where is None else where
-    features = jnp.where(where[:, None], features, 0)
+    features = _cleared(features, where)
     # Clusters as 0, 1, ..., so that any integers will do; there are n at most.
     _, cluster = jnp.unique(labels, return_inverse=True, size=n)
     cluster = cluster.reshape(n)
@@ -163,7 +163,7 @@ def embedding_shift(
     """
     n = len(before)
     where = jnp.ones(n, bool) if where is None else where
-    before, after = (jnp.where(where[:, None], x, 0) for x in (before, after))
+    before, after = _cleared(before, where), _cleared(after, where)
     number = jnp.sum(where)
     # In two steps: a mean in float32 of numbers far from 0 is not accurate.
     centre = before[jnp.argmax(where)]
@@ -178,6 +178,7 @@ def embedding_shift(
         sums = jax.ops.segment_sum(after - before, cluster, n)
         moved = _length(sums / jnp.maximum(sizes, 1)[:, None])
         distance = jnp.sum(moved) / jnp.sum(sizes > 0)
+    distance = jnp.where(jnp.all(jnp.isfinite(before) & jnp.isfinite(after)), distance, jnp.nan)
     relative = distance / jnp.where(spread == 0, jnp.nan, spread)
     return EmbeddingShift(distance, relative)
 
@@ -222,7 +223,10 @@ def track_embeddings(
 
     def look(state: State) -> tuple[Array, Array]:
         def one(batch: Batch) -> tuple[Array, Array]:
-            return embed(state.variables, batch), jnp.argmax(adapter.predict(state, batch), axis=-1)
+            logits = adapter.predict(state, batch)
+            finite = jnp.all(jnp.isfinite(logits), axis=-1)
+            labels = jnp.where(finite, jnp.argmax(logits, axis=-1), -1)
+            return embed(state.variables, batch), labels
 
         features, labels = jax.lax.map(one, held)
         return features.reshape(-1, features.shape[-1]), labels.reshape(-1)
@@ -250,6 +254,12 @@ def track_embeddings(
     steps = every * jnp.arange(1 + total // every)
     selected, finite = selected.reshape(-1), finite.reshape(-1)
     return state, EmbeddingTrack(steps, silhouettes, shifts, labels, selected, finite)
+
+
+def _cleared(features: Float[Array, "n d"], where: Bool[Array, " n"]) -> Float[Array, "n d"]:
+    """Zeros in place of padding, in float32 at least: counts and sums need it."""
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    return jnp.where(where[:, None], features, 0)
 
 
 def _length(x: Float[Array, "n d"]) -> Float[Array, " n"]:

@@ -10,10 +10,9 @@ import optax
 from jaxtyping import Bool, Float, PRNGKeyArray, Shaped
 
 from entropax.entropy import softmax_entropy
-from entropax.parameters import PathPredicate, merge
+from entropax.parameters import PathPredicate, merge, partition_floats
 from entropax.tta.augmentation import augment as augment_images
 from entropax.tta.base import Adapter, Info, State, finite_rows
-from entropax.tta.cotta import partition_floats
 from entropax.tta.minimisation import all_finite, mean_weight, weighted_sum
 from entropax.types import ApplyFn, Array, Batch, Params, Variables, forward
 

@@ -43,6 +43,9 @@ def moving_norm(update_fn: UpdateFn, *, moving: PathPredicate = is_running_stati
         apart from those that are `moving`; with `where` False throughout it moves nothing.
       moving: which paths of the variables it moves.
 
+    Raises:
+      ValueError: by `init`, no variable is `moving`: the network has no running statistics.
+
     Reference: S. Schneider et al., "Improving robustness against common corruptions by covariate
     shift adaptation" (2020).
 

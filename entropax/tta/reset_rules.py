@@ -120,7 +120,8 @@ def reset_on_flips(
 
     Args:
       adapter: the adapter to watch.
-      apply_fn: the network that it adapts.
+      apply_fn: the network that it adapts. It gets `x` as it is in the batch, before any
+        `map_inputs` inside the adapter.
       limit: a share of the labels, in (0, 1).
       decay: $\rho$ in [0, 1).
 
@@ -150,7 +151,10 @@ def reset_on_flips(
 
 
 def source_flips(apply_fn: ApplyFn) -> Callable[[State, Batch, Info], Float[Array, ""]]:
-    """A function `(source state, batch, info)`: share of the labels that the source has not."""
+    """Make `(source state, batch, info) -> v`: the share of labels the source network disagrees on.
+
+    Its own predictions of the batch cost a forward pass; those of the adapted one are in the info.
+    """
     logits_of = forward(apply_fn)
 
     def flips(source: State, batch: Batch, info: Info) -> Float[Array, ""]:

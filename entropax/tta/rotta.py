@@ -114,7 +114,8 @@ def rotta(
 
     Raises:
       ValueError: fewer than 2 classes, a capacity below 1, a negative weight, a rate outside
-        (0, 1]; when a step is traced, examples of another shape.
+        (0, 1]; when a step is traced, examples of another shape, learnt parameters in half
+        precision.
 
     Reference: L. Yuan et al., "Robust test-time adaptation in dynamic scenarios" (2023).
 

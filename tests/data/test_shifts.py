@@ -187,6 +187,8 @@ ORDER = one_pass(4, batch_size=2)
         (lambda: single_shift(ORDER, (("fog", 1), ("fog", 2))), "one corruption twice"),
         (lambda: continual_shift(ORDER, [], period=1), "`domains` must be at least 1, got 0"),
         (lambda: continual_shift(ORDER, [()], period=0), "`period` must be at least 1, got 0"),
+        (lambda: gradual_shift(ORDER, [], period=1), "`names` must be at least 1, got 0"),
+        (lambda: gradual_shift(ORDER, ["fog"], period=1, severities=[]), "`severities` must be at"),
         (lambda: gradual_shift(ORDER, ["fog"], period=1, severities=[-1]), "got -1"),
         (lambda: mixed_shift(ORDER, [], seed=0), "`domains` must be at least 1, got 0"),
         (lambda: smooth_shift(ORDER, ["fog"], period=2, seed=0), r"got \['fog'\]"),

@@ -142,6 +142,22 @@ def test_padding_of_the_splits():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_logits_in_half_precision():
+    """Rates, accuracies and confidences of bfloat16 logits are as fine as any."""
+    outputs, labels = splits()
+    half = tuple(a.astype(jnp.bfloat16) for a in outputs)
+    estimator = label_flips(form="linear")
+    table = estimator.fit(half, labels)
+    expected = estimator.fit(tuple(a.astype(jnp.float32) for a in half), labels)
+    for a, b in zip(table, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    half = tuple(a.astype(jnp.bfloat16) for a in target())
+    whole = tuple(a.astype(jnp.float32) for a in half)
+    found, expected = (estimator.evidence(table, pair) for pair in (half, whole))
+    assert found.statistic(sample(found.values)) == expected.statistic(sample(expected.values))
+    assert found.margin(0.8) == expected.margin(0.8)
+
+
 def test_vmap_over_targets():
     outputs = jax.tree.map(lambda *a: jnp.stack(a), target(1), target(2, shift=0.5))
     found = jax.vmap(lambda pair: run(fitted(), pair, jnp.ones(N, bool)))(outputs)
@@ -186,6 +202,7 @@ def test_intervals_grow_with_the_level():
     [
         ({"of": "source"}, "`of` must be 'before', 'after' or logits, got 'source'"),
         ({"labels": jnp.full((SPLITS, M), CLASSES)}, "not one of the 4 classes"),
+        ({"where": jnp.ones((SPLITS, M), bool).at[2].set(False)}, "needs an example that counts"),
         ({"outputs": tuple(a.at[0, 0, 0].set(jnp.nan) for a in splits()[0])}, "logit that is NaN"),
     ],
 )

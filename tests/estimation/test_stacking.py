@@ -133,6 +133,16 @@ def test_beyond_the_splits_the_interval_is_one_sided():
     assert found.lower[2] > 0
 
 
+def test_the_splits_themselves_are_not_beyond():
+    """Computed one by one they differ from all at once by rounding, which is no extrapolation."""
+    for seed in range(30):
+        stack, estimates = fitted(seed), splits(seed)[0]
+        found = stack.combination(estimates)
+        for i in (found.argmin(), found.argmax()):
+            excess = stack.combination.sum(estimates[i]) - stack.combination.limit(estimates[i])
+            assert bool(stack.estimate(estimates[i]).extrapolated) == (excess > 1e-6)
+
+
 def test_the_sum_does_not_leave_the_pessimists_behind():
     """Many estimates that all believe too much are held back by a few that do not."""
     rng = np.random.default_rng(0)

@@ -155,7 +155,8 @@ def test_a_method_that_does_not_use_the_optimiser():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": 0.0}, "`classes` must be positive, got 0.0"),
+        ({"classes": 0.0}, r"`classes` is a share in \(0, 1\], got 0.0"),
+        ({"classes": 500.0}, r"`classes` is a share in \(0, 1\], got 500.0"),
         ({"slope": -1.0}, "`slope` must be positive"),
         ({"inertia": 1.5}, r"`inertia` must be in \[0, 1\]"),
         ({"share": -0.5}, r"`share` must be in \[0, 1\]"),

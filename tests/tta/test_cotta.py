@@ -260,6 +260,15 @@ def test_an_average_of_equals_does_not_drift():
     np.testing.assert_array_equal(follow(a, b, 0.25, allowed=jnp.array(False))["w"], a["w"])
 
 
+def test_an_average_in_half_precision_is_refused():
+    """It would stay where it is: 1 + 0.001 * (0.5 - 1) is 1."""
+    variables = jax.tree.map(lambda a: a.astype(jnp.bfloat16), net.variables())
+    adapter = cotta(KEY, net.apply_fn, SGD, threshold=0.0, augment=shifted)
+    batch = jax.tree.map(lambda a: a[0], net.stream())
+    with pytest.raises(ValueError, match="needs parameters in float32, got bfloat16"):
+        adapter.step(adapter.init(variables), batch)
+
+
 def test_threshold_by_numpy():
     rng = np.random.default_rng(1)
     logits = 3 * rng.normal(size=(200, 5))

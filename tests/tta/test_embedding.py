@@ -132,7 +132,36 @@ def test_shift_of_nothing():
     assert float(found.distance) == pytest.approx(2)
     assert np.isnan(found.relative)
     assert all(np.isnan(x) for x in shift(features, features, where=np.zeros(N, bool)))
-    assert all(np.isnan(x) for x in shift(features, features * np.nan))
+    for wrong in (np.nan, np.inf):
+        broken = features.copy()
+        broken[4, 1] = wrong
+        for before, after in ((features, broken), (broken, features), (broken, broken)):
+            for used in (None, labels):
+                assert all(np.isnan(x) for x in shift(before, after, labels=used))
+
+
+def test_half_precision_is_of_the_features_alone():
+    """Numbers of examples and sums are not rounded to 8 bits, in which 256 + 1 = 256."""
+    features, labels = points(4, n=900)
+    half = jnp.asarray(features, jnp.bfloat16)
+    whole = half.astype(jnp.float32)
+    np.testing.assert_array_equal(score(half, labels), score(whole, labels))
+    moved = half + 1
+    expected = shift(whole, moved.astype(jnp.float32), labels=labels)
+    np.testing.assert_array_equal(shift(half, moved, labels=labels), expected)
+
+
+def test_labels_of_logits_that_are_not_finite():
+    """As in `Flips`: -1, and not the place of the first NaN."""
+    adapter = tta.norm(lambda variables, x: jnp.where(x > 1.2, jnp.nan, x))
+    state = adapter.init(linear_network.variables())
+    _, found = jax.jit(
+        lambda s: track_embeddings(adapter, s, STREAM, HELD, lambda variables, x: x)
+    )(state)
+    broken = np.asarray(HELD.x.reshape(16, 6) > 1.2).any(1) & np.asarray(HELD.where).ravel()
+    assert 0 < broken.sum() < 13
+    np.testing.assert_array_equal(found.labels[0][HELD.where.ravel()] == -1,
+                                  broken[HELD.where.ravel()])  # fmt: skip
 
 
 ADAPTER = tta.tent(linear_network.apply_fn, optax.sgd(0.3, momentum=0.9))
