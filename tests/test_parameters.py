@@ -4,6 +4,7 @@ import pytest
 from flax import nnx
 
 from entropax import tta
+from entropax.parameters import network_parameters, partition_floats
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,22 @@ def test_an_nnx_state():
     params, frozen = tta.partition(state, tta.is_norm_affine)
     assert len(jnp.concatenate([leaf.ravel() for leaf in _leaves(params)])) == 8
     assert len(_leaves(tta.merge(params, frozen))) == len(_leaves(state))
+
+
+def test_the_floats_of_the_collection_or_all():
+    numbers = {"w": jnp.ones(2), "calls": jnp.ones((), jnp.int32)}
+    everywhere = {"params": numbers, "batch_stats": {"mean": jnp.ones(2)}}
+    params, frozen = partition_floats(everywhere, None)
+    assert [leaf.shape for leaf in _leaves(params)] == [(2,)]
+    assert params["params"]["w"] is not None
+    assert len(_leaves(frozen)) == 2
+    # A predicate may choose other collections; integers stay where they are.
+    assert len(_leaves(partition_floats(everywhere, lambda path: True)[0])) == 2
+    assert len(_leaves(partition_floats([jnp.ones(3), numbers], None)[0])) == 2
+    assert network_parameters({"params": jnp.ones(3)})("params")
+    assert not network_parameters(everywhere)("params_of_another/w")
+    with pytest.raises(ValueError, match="No variable is selected"):
+        partition_floats({"calls": jnp.ones((), jnp.int32)}, None)
 
 
 def _leaves(tree):
