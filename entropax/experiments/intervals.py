@@ -146,7 +146,9 @@ def clustered_mean(
     np.add.at(counts, (row, column), 1)
     rng = np.random.default_rng(0)
     drawn = [rng.multinomial(size, np.full(size, 1 / size), resamples) for size in shape]
-    means = np.einsum("rc,rs,cs->r", *drawn, sums) / np.einsum("rc,rs,cs->r", *drawn, counts)
+    totals, numbers = (np.einsum("rc,rs,cs->r", *drawn, table) for table in (sums, counts))
+    # Of a table with empty cells, a replicate may have drawn nothing else.
+    means = totals[numbers > 0] / numbers[numbers > 0]
     lower, upper = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     return Estimate(float(values.mean()), float(lower), float(upper))
 

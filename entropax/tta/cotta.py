@@ -182,7 +182,8 @@ def confidence_threshold(
       where: images that count.
 
     Returns:
-      The threshold; NaN if no image counts, or the logits of one that counts are NaN.
+      The threshold, for `cotta` as a `float`; NaN if no image counts, or the logits of one that
+      counts are NaN.
 
     Raises:
       ValueError: `quantile` is outside [0, 1].

@@ -52,8 +52,8 @@ def reset_when(
       start: what the rule remembers at the beginning, from the source variables.
       judge: the rule, `(watched, source state, state before the step, batch, info) -> (watched,
         whether a reset is due)`.
-      whole: a reset restores parameters, optimiser and memory of the wrapped adapter, and the rule
-        starts anew; if False, the parameters alone.
+      whole: a reset restores parameters, optimiser and memory of the wrapped adapter, its random
+        key included, and the rule starts anew; if False, the parameters alone.
 
     >>> import optax
     >>> from entropax.tta.tent import tent

@@ -25,7 +25,8 @@ def reset_every(adapter: Adapter, *, period: int) -> Adapter:
 
     The reset comes before the step, at steps `period`, 2 `period`, ...; `period=1` is the episodic
     mode of Tent. `info.reset` is True on the steps that begin with one. (At step 0 the network is
-    the source: there is nothing to go back from, and it is False.)
+    the source: there is nothing to go back from, and it is False.) A random key in the memory goes
+    back as well, so that after each reset the same numbers are drawn.
 
     Raises:
       ValueError: `period` is not positive.
