@@ -36,11 +36,13 @@ def with_interval(
     sign: str = "",
     between: str = " ",
 ) -> str:
-    """`value [lower, upper]` for a table of rich, or a dash if there is no value."""
+    """`value [lower, upper]` for a table of rich; what there is none of is left out."""
     value, lower, upper = (scale * number for number in estimate)
     if np.isnan(value):
         return "-"
     form = f"{sign}.{digits}f"
+    if np.isnan(lower) or np.isnan(upper):
+        return f"{value:{form}}"
     return f"{value:{form}}{between}\\[{lower:{form}}, {upper:{form}}]"
 
 

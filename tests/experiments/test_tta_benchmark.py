@@ -2,9 +2,13 @@
 
 import csv
 import dataclasses
+import json
+import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 import optax
 import pytest
@@ -235,3 +239,28 @@ def test_dropout_goes_behind_the_stages_of_a_resnet():
     ]
     assert chosen == ["network/residual_1", "network/residual_3"]
     assert is_dropout_site(Network("mlp", 0, Mlp(10), {})) is None
+
+
+def test_notebook(config, report, capsys):
+    """Its code cells, shortened, with the finished run above in the place of the one asked for."""
+    notebook = Path(__file__).parents[2] / "notebooks" / "test_time_adaptation.ipynb"
+    cells = json.loads(notebook.read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    start = code.index("config = Config(")
+    end = code.index("report = run(config)")
+    code = code[:start] + "config = own_config\n" + code[end:]
+    for long, short in (
+        ("EPOCHS, STEPS = 60, 600", "EPOCHS, STEPS = 5, 25"),
+        ("steps=200, seed=1, delta=0)", "steps=20, seed=1, delta=0)"),
+    ):
+        assert code.count(long) == 1
+        code = code.replace(long, short)
+    with mpl.rc_context({"backend": "Agg"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")
+        names = {"own_config": config}
+        exec(compile(code, notebook.name, "exec"), names)
+    assert str(names["report"].estimators) == str(report.estimators)
+    printed = capsys.readouterr().out
+    assert "gaussian_noise  accuracy" in printed
+    assert "Tent, reset accuracy" in printed
+    assert "nuclear norm       mean error" in printed

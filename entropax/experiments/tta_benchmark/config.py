@@ -20,7 +20,7 @@ class Config(ShiftOptions):
     max_images: int = 1000
     """Use at most this many validation images, and as many test images."""
 
-    networks: tuple[str, ...] = ("convnet", "resnet")
+    networks: tuple[str, ...] = ("convnet", "mlp")
     """Architectures to train: convnet, convnet-group, resnet, mlp."""
     weights: tuple[Path, ...] = ()
     """Published ResNets for CIFAR (.npz, .safetensors, .th) to use instead; nothing is trained.

@@ -167,7 +167,7 @@ def estimate_all(
     for name, build in FROM_SPLITS.items():
         fitted_to = build().fit(of_calibration, jnp.tile(labels, (len(calibration), 1)))
         found[name] = _numbers(name, key, fitted_to, logits, level)
-    if target != "adapted":
+    if target != "adapted" and _has_partner(clean):
         others = [getattr(each.before, f"partner_{target}") for each in observed]
         pairs = [(own, jnp.asarray(other)) for own, other in zip(logits, others, strict=True)]
         found["GDE"] = _numbers("GDE", key, (), pairs, level)
@@ -241,6 +241,11 @@ def flip_estimates(
         np.where(idle, 1, found.upper),
         np.asarray(found.extrapolated) | idle,
     )
+
+
+def _has_partner(observed: Observed) -> bool:
+    """Whether there is a second network to disagree; a network alone is its own partner."""
+    return not np.array_equal(observed.before.source, observed.before.partner_source)
 
 
 _BEFORE_OR_AFTER = {"batch_statistics": "before", "adapted": "after"}

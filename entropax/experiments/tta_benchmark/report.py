@@ -278,12 +278,12 @@ def _errors_by_severity(
 def estimator_table(report: Report) -> Table:
     """Errors of the estimators, networks one below the other, best first."""
     config = report.config
+    whose = config.estimate.replace("_", " ")
     table = Table(
-        title=f"{config.data}: absolute error of the estimated accuracy "
-        f"({config.estimate.replace('_', ' ')}) in points, test splits of all seeds",
-        caption=f"brackets: {config.level:.0%} intervals for other corruptions and seeds; wins: "
-        f"share of the splits where it is nearest; coverage of its own {config.level:.0%} "
-        "intervals",
+        title=f"{config.data}, {whose}: error of the estimates in points",
+        caption="absolute errors over the test splits of all seeds; brackets: "
+        f"{config.level:.0%} intervals for other corruptions and seeds; wins: share of the splits "
+        f"where it is nearest; coverage of its own {config.level:.0%} intervals",
         caption_justify="left",
     )
     for heading in ("network", "estimator"):

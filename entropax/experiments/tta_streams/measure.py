@@ -113,14 +113,13 @@ def follow(
     bank = jnp.asarray(corrupted_bank(images.images, stream.domains, seed=network.seed))
     batches = jax.tree.map(np.asarray, stream.batches)
     total = len(batches.where)
-    right_labels = images.labels[np.asarray(stream.image)]
+    truth = images.labels[np.asarray(stream.image)]
     state = init(network.variables, fisher)
     found: list[tuple[np.ndarray, ...]] = []
     for first in range(0, total, _STRETCH):
         part = jax.tree.map(lambda a, i=first: a[i : i + _STRETCH], batches)
-        state, seen = advance(state, fisher, bank, part)
-        found.append(tuple(map(np.asarray, seen)))
+        state, (predicted, *flags) = advance(state, fisher, bank, part)
+        right = (np.asarray(predicted) == truth[first : first + _STRETCH]) & part.where
+        found.append((right.sum(-1) / part.where.sum(-1), *map(np.asarray, flags)))
         on_steps(min(first + _STRETCH, total))
-    predicted, *flags = (np.concatenate(each) for each in zip(*found, strict=True))
-    right = (predicted == right_labels) & batches.where
-    return Course(right.sum(-1) / batches.where.sum(-1), *flags)
+    return Course(*(np.concatenate(each) for each in zip(*found, strict=True)))

@@ -54,10 +54,11 @@ def make_report(config: Config, records: Sequence[Mapping[str, Any]], curves: Cu
                 found["seeds"] = len(rows)
                 for name in ("accuracy", "last_tenth"):
                     mean = mean_over_seeds([row[name] for row in rows], level=config.level)
+                    # Of three seeds Student's interval may be wider than all there is.
                     found |= {
                         name: mean.value,
-                        f"{name}_lower": mean.lower,
-                        f"{name}_upper": mean.upper,
+                        f"{name}_lower": max(mean.lower, 0.0),
+                        f"{name}_upper": min(mean.upper, 1.0),
                     }
                 alarms = [row["first_alarm"] for row in rows if row["first_alarm"] is not None]
                 found |= {
