@@ -10,7 +10,7 @@ from rich.table import Table
 from entropax.experiments import adaptation_figures
 from entropax.experiments.intervals import mean_over_seeds
 from entropax.experiments.run_folder import RunFolder
-from entropax.experiments.tables import csv_text, with_interval
+from entropax.experiments.tables import csv_text
 from entropax.experiments.tta_streams.config import Config
 
 _PERCENT = 100.0
@@ -86,26 +86,24 @@ def write_results(folder: RunFolder, report: Report) -> None:
 
 
 def summary_table(report: Report) -> Table:
-    """Accuracy of each adapter on each stream."""
+    """Mean accuracy of each adapter on each stream; the intervals are in summary.csv."""
     config = report.config
     table = Table(
         title=f"{config.data}: accuracy of predictions made before each update, in percent",
-        caption=f"mean over {config.steps} batches and {len(config.seeds)} seeds; brackets: "
-        f"{config.level:.0%} intervals for other seeds; !: the collapse alarm rang in so many "
-        "of the seeds",
+        caption=f"mean over {config.steps} batches and {len(config.seeds)} seeds, intervals in "
+        "summary.csv; !: the collapse alarm rang in so many of the seeds",
         caption_justify="left",
     )
     table.add_column("network")
-    table.add_column("stream")
-    for adapter in config.adapters:
-        table.add_column(adapter, justify="right")
+    table.add_column("adapter")
+    for stream in config.streams:
+        table.add_column(stream, justify="right")
     for network in config.networks:
-        for stream in config.streams:
+        for adapter in config.adapters:
             cells = []
-            for adapter in config.adapters:
+            for stream in config.streams:
                 row = report.of(network, stream, adapter)
-                interval = (row["accuracy"], row["accuracy_lower"], row["accuracy_upper"])
-                cell = with_interval(interval, scale=_PERCENT, digits=1, between="\n")
-                cells.append(cell + (f" !{row['alarms']}" if row["alarms"] else ""))
-            table.add_row(network, stream, *cells, end_section=stream == config.streams[-1])
+                alarms = f" !{row['alarms']}" if row["alarms"] else ""
+                cells.append(f"{_PERCENT * row['accuracy']:.1f}{alarms}")
+            table.add_row(network, adapter, *cells, end_section=adapter == config.adapters[-1])
     return table
