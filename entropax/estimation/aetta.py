@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from entropax.entropy import shannon
-from entropax.estimation.base import Estimator, Evidence
+from entropax.estimation.base import Estimator, Evidence, nothing_to_fit
 from entropax.types import Array
 from entropax.uncertainty import Sample, mean
 
@@ -66,14 +66,6 @@ def aetta() -> Estimator:
     0.75
     """
 
-    def fit(
-        logits: Float[Array, "m c"],
-        labels: Int[Array, " m"],
-        *,
-        where: Bool[Array, " m"] | None = None,
-    ) -> tuple[()]:
-        return ()
-
     def evidence(
         fitted: tuple[()],
         outputs: tuple[Float[Array, "n c"], Float[Array, "k n c"]],
@@ -92,7 +84,7 @@ def aetta() -> Estimator:
         )
         return Evidence((differs, probs), _statistic, jnp.sum(present) == 1)
 
-    return Estimator(fit, evidence)
+    return Estimator(nothing_to_fit, evidence)
 
 
 def _statistic(data: Sample) -> Float[Array, ""]:

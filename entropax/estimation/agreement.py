@@ -1,9 +1,9 @@
 """Generalisation disagreement equality: two networks disagree as often as either is wrong."""
 
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from entropax.estimation.base import Estimator, Evidence
+from entropax.estimation.base import Estimator, Evidence, nothing_to_fit
 from entropax.types import Array
 from entropax.uncertainty import mean
 
@@ -52,14 +52,6 @@ def disagreement() -> Estimator:
     0.5
     """
 
-    def fit(
-        logits: Float[Array, "m c"],
-        labels: Int[Array, " m"],
-        *,
-        where: Bool[Array, " m"] | None = None,
-    ) -> tuple[()]:
-        return ()
-
     def evidence(
         fitted: tuple[()],
         outputs: tuple[Float[Array, "n c"], Float[Array, "n c"]],
@@ -69,4 +61,4 @@ def disagreement() -> Estimator:
         agree = agreement(*outputs)
         return Evidence(agree, mean, jnp.all(agree == 1, where=where))
 
-    return Estimator(fit, evidence)
+    return Estimator(nothing_to_fit, evidence)

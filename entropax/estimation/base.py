@@ -115,6 +115,16 @@ class Estimator(NamedTuple):
         return AccuracyEstimate(value, lower, upper, found.extrapolated)
 
 
+def nothing_to_fit(
+    logits: Float[Array, "m c"],
+    labels: Int[Array, " m"],
+    *,
+    where: Bool[Array, " m"] | None = None,
+) -> tuple[()]:
+    """The `fit` of an estimator that has to know nothing of the source."""
+    return ()
+
+
 def correctness(
     logits: Float[Array, "*batch n c"], labels: Int[Array, "*#batch n"]
 ) -> Float[Array, "*batch n"]:

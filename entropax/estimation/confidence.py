@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from entropax.estimation.base import Estimator, Evidence
+from entropax.estimation.base import Estimator, Evidence, nothing_to_fit
 from entropax.types import Array
 from entropax.uncertainty import max_softmax, mean
 
@@ -49,14 +49,6 @@ def mean_confidence() -> Estimator:
     0.8
     """
 
-    def fit(
-        logits: Float[Array, "m c"],
-        labels: Int[Array, " m"],
-        *,
-        where: Bool[Array, " m"] | None = None,
-    ) -> tuple[()]:
-        return ()
-
     def evidence(
         fitted: tuple[()],
         outputs: Float[Array, "n c"],
@@ -65,4 +57,4 @@ def mean_confidence() -> Estimator:
     ) -> Evidence:
         return Evidence(max_softmax(outputs), mean, jnp.zeros((), bool))
 
-    return Estimator(fit, evidence)
+    return Estimator(nothing_to_fit, evidence)

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropax import tta
 from entropax.checkpoint import restore_variables
 from entropax.data import load_digits
 from entropax.data.corruptions import corrupt
 from entropax.experiments import tta_streams
-from entropax.experiments.tta_benchmark.networks import Mlp
+from entropax.experiments.run_folder import RunFolder
+from entropax.experiments.tta_benchmark.networks import Mlp, Network
 from entropax.experiments.tta_streams import Config
+from entropax.experiments.tta_streams.measure import Course
+from entropax.experiments.tta_streams.program import _keep
 from entropax.experiments.tta_streams.streams import STREAMS, Plan
 from entropax.models import batch_statistics
 
@@ -84,9 +86,23 @@ def test_accuracies_are_those_of_the_library(config, report):
         assert curve[t] == pytest.approx(right.mean())
 
 
-def test_the_alarm_rings_when_classes_come_one_by_one(report):
-    assert report.of("mlp", "class by class", "norm")["alarms"] == 0  # too short a stream
-    assert tta.collapse_alarm is not None
+def test_alarms_resets_and_failures_are_counted(tmp_path):
+    folder = RunFolder(tmp_path)
+    course = Course(
+        accuracy=np.linspace(0, 1, 20),
+        reset=np.arange(20) % 10 == 9,
+        collapsed=np.arange(20) >= 13,
+        finite=np.arange(20) != 4,
+    )
+    _keep(folder, Network("mlp", 3, Mlp(10), {}), "class by class", "tent", course)
+    (record,) = folder.records()
+    assert record["first_alarm"] == 13
+    assert record["alarm_steps"] == 7
+    assert record["resets"] == 2
+    assert record["not_finite"] == 1
+    assert record["last_tenth"] == pytest.approx(course.accuracy[-2:].mean())
+    kept = np.load(tmp_path / "streams/mlp-seed3/class-by-class-tent.npz")
+    np.testing.assert_array_equal(kept["collapsed"], course.collapsed)
 
 
 def test_streams_and_adapters_are_added_to_a_finished_run(config, report):

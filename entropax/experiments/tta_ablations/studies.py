@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from entropax.estimation import fit_flip_curve
+from entropax.estimation import FlipCurve, fit_flip_curve
 from entropax.estimation.flip_curve import Form
 from entropax.experiments.tta_ablations.config import Config
 from entropax.experiments.tta_benchmark.estimates import (
@@ -61,14 +61,7 @@ def held(config: Config, observations: Observations, networks: Sequence[Network]
     """Count them on few images of the target; the curve is fitted on all validation images."""
     found = []
     for network in networks:
-        observed = observations.of(network, config.adapters[0])
-        calibration = [each for each in observed if each.split.family == "calibration"]
-        curve = fit_flip_curve(
-            [flip_counts(each)["weighted"][0] for each in calibration],
-            accuracies(calibration, config.estimate),
-            target=config.estimate,
-            form=config.form,
-        )
+        curve = _curve_of_first(config, observations, network)
         found += [
             _outcome(config, observations, network, number, held=number, curve=curve)
             for number in config.held
@@ -93,14 +86,7 @@ def adapter(
     """Let each adapter flip the labels, with a curve of its own and with that of the first."""
     found = []
     for network in networks:
-        first = observations.of(network, config.adapters[0])
-        calibration = [each for each in first if each.split.family == "calibration"]
-        curve = fit_flip_curve(
-            [flip_counts(each)["weighted"][0] for each in calibration],
-            accuracies(calibration, config.estimate),
-            target=config.estimate,
-            form=config.form,
-        )
+        curve = _curve_of_first(config, observations, network)
         for name in config.adapters:
             found.append(_outcome(config, observations, network, name, adapter=name))
             if name != config.adapters[0]:
@@ -167,6 +153,18 @@ STUDIES: Mapping[str, Study] = {
     "adapter": adapter,
     "temperature": temperature,
 }
+
+
+def _curve_of_first(config: Config, observations: Observations, network: Network) -> FlipCurve:
+    """The curve of the first adapter's weighted flips, after the last step on all images."""
+    observed = observations.of(network, config.adapters[0])
+    calibration = [each for each in observed if each.split.family == "calibration"]
+    return fit_flip_curve(
+        [flip_counts(each)["weighted"][0] for each in calibration],
+        accuracies(calibration, config.estimate),
+        target=config.estimate,
+        form=config.form,
+    )
 
 
 def _outcome(
