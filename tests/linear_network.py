@@ -17,11 +17,11 @@ def apply_fn(variables, x):
 
 def variables(scale=1.0):
     norm = {"scale": jnp.full(6, scale), "bias": jnp.zeros(6)}
-    return {"norm": norm, "kernel": jnp.asarray(KERNEL)}
+    return {"norm": norm, "kernel": jnp.array(KERNEL, float)}
 
 
 def stream():
-    return Batch(jnp.asarray(X), jnp.ones(X.shape[:2], bool))
+    return Batch(jnp.array(X, float), jnp.ones(X.shape[:2], bool))
 
 
 def logits(theta, x):

@@ -174,6 +174,7 @@ def estimate_all(
     if target != "source":
         stored = [getattr(each, _BEFORE_OR_AFTER[target]).dropout for each in observed]
         columns = np.array(stored, float).T
+    if target != "source" and not np.isnan(columns[0]).all():  # a teacher has no passes
         found["AETTA"] = Numbers(columns[0], columns[1], columns[2], columns[3] > 0)
     truth = accuracies(calibration, target)
     constant = np.full(len(observed), truth.mean())

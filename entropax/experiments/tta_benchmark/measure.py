@@ -119,8 +119,11 @@ def build_observe_before(
     def observe(
         variables: Variables, partner: Variables, key: PRNGKeyArray, images: Array, order: Batch
     ) -> tuple[Array, ...]:
+        # One after the other, so that the network is compiled once.
+        networks = jax.tree.map(lambda *a: jnp.stack(a), variables, partner)
+
         def of_split(x: Array) -> tuple[Array, ...]:
-            def both(v: Variables) -> tuple[Array, Array]:
+            def by_both(v: Variables) -> tuple[Array, Array]:
                 def of_batch(rows: Batch) -> Array:
                     batch = _look_up(x, rows)
                     by_batch = apply_fn(v, batch.x, where=batch.where)
@@ -129,7 +132,8 @@ def build_observe_before(
                 found = _in_order(of_batch, order, len(x))
                 return found[:, 0], found[:, 1]
 
-            own, others = both(variables), both(partner)
+            found = jax.lax.map(by_both, networks)
+            own, others = (jax.tree.map(lambda a, i=i: a[i], found) for i in (0, 1))
             dropout = _by_dropout(passes_fn, variables, key, x, order, own[1])
             return (*own, *others, dropout)
 

@@ -137,7 +137,9 @@ class Observations:
                 images = None
                 for part in ("before", *self.config.adapters):
                     on_part(f"{network.name}, seed {network.seed}: {group[0]}, {part}")
-                    if not self.missing(network, part, group):
+                    if not self.missing(network, part, group) and not (
+                        part == "before" and self._was_alone(networks, network, group)
+                    ):
                         continue
                     if images is None:
                         images = self._images(network, group)
@@ -147,6 +149,15 @@ class Observations:
                     if which not in compiled:
                         compiled[which] = self._compile(network, part)
                     self._measure(compiled[which], networks, network, part, group, images, fisher)
+
+    def _was_alone(
+        self, networks: Sequence[Network], network: Network, splits: Sequence[Split]
+    ) -> bool:
+        """Whether there was no partner yet when the files were written, and there is one now."""
+        if _partner(networks, network).variables is network.variables:
+            return False
+        found = (self.read(network, "before", split) for split in splits)
+        return any(np.array_equal(each["source"], each["partner_source"]) for each in found)
 
     def groups(self) -> int:
         """How many calls it takes for each network and adapter."""

@@ -31,7 +31,8 @@ class Report(NamedTuple):
 
     Attributes:
       config: of the run.
-      estimates: one for each network, adapter, target, split and estimator.
+      estimates: one for each network, adapter, target, split and estimator; of adapters after
+        the first only those whose target is the adapted network.
       accuracies: one dictionary for each network, adapter and split: the columns of accuracies.csv.
       estimators: their errors over the test splits, the columns of estimators.csv.
       adapters: mean accuracies over the test splits, the columns of adapters.csv.
@@ -142,7 +143,7 @@ def _accuracies(network: Network, adapter: str, observed: Observed) -> dict[str,
     for target in TARGETS:
         row[target] = float(accuracies([observed], target)[0])
     return row | {
-        "online": float(np.nanmean(observed.right_along_stream())),
+        "online": float(np.mean(observed.right_along_stream())),
         "weighted_flips": flips["weighted"][0],
         "unweighted_flips": flips["unweighted"][0],
         "selected": float(after.selected.mean()),
@@ -164,7 +165,8 @@ def _estimator_summary(config: Config, estimates: Iterable[Row]) -> list[dict[st
             name: np.array([abs(row.value - row.accuracy) for row in rows])
             for name, rows in by_estimator.items()
         }
-        least = np.min([error for name, error in errors.items() if name != "constant"], axis=0)
+        rivals = [error for name, error in errors.items() if name != "constant"]
+        least = np.fmin.reduce(rivals)  # an estimate that is NaN beats none
         for name, rows in by_estimator.items():
             mean = _mean_with_interval(config, [row._asdict() for row in rows], errors[name])
             inside = [row.lower <= row.accuracy <= row.upper for row in rows]
@@ -232,7 +234,7 @@ def write_results(folder: RunFolder, report: Report) -> None:
     folder.write("estimates.csv", csv_text(row._asdict() for row in report.estimates))
     for name in ("accuracies", "estimators", "adapters"):
         folder.write(f"{name}.csv", csv_text(getattr(report, name)))
-    title = f"{config.data}, {len(config.seeds)} seeds"
+    title = f"{config.data}, {_counted(len(config.seeds))}"
     first = config.adapters[0]
     with folder.replacing("flips.png") as partial:
         adaptation_figures.draw_flips(
