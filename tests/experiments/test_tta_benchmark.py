@@ -16,7 +16,7 @@ from models.resnet_tensors import random_tensors
 
 from entropax import estimation, tta
 from entropax.checkpoint import restore_variables
-from entropax.data import load_digits
+from entropax.data import image_set, load_digits
 from entropax.data.corruptions import corrupt
 from entropax.data.streams import one_pass, shuffled_stream
 from entropax.experiments import tta_benchmark
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_named(config, report):
         ({"every": 4}, "`every` must divide `steps`, got 4 for 6 steps"),
         ({"seeds": (0, 0)}, "`seeds` must be different whole numbers from 0"),
         ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
-        ({"weights": ("a/x.npz", "b/x.npz")}, "`weights` must have different names"),
+        ({"weights": (Path("a/x.npz"), Path("b/x.npz"))}, "`weights` must have different names"),
     ],
 )
 def test_bad_settings(change, message):
@@ -224,7 +224,7 @@ def test_a_published_network_and_a_natural_shift(tmp_path, capsys):
         for r in report.estimates
         if (r.family, r.target, r.estimator) == ("target", "source", "AC")
     )
-    (network,) = load_published(weights, (0,), type("Images", (), {"class_names": range(5)}))
+    (network,) = load_published(weights, (0,), image_set(images, labels, origin="the test"))
     x = (255 - images[:20]) / np.float32(255)
     logits = running_statistics(network.module)(network.variables, x)
     assert row.accuracy == pytest.approx(np.mean(np.argmax(logits, -1) == labels[:20]))
