@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from entropax.experiments.figure_style import COLOURS, MARKERS, STYLE
 
@@ -35,7 +36,9 @@ def draw_flips(path: Path, *, rows: Sequence[Mapping[str, Any]], target: str, ti
                     points = [
                         (row["weighted_flips"], row[target])
                         for row in of_network
-                        if row["seed"] == seed and row["family"] == family
+                        if row["seed"] == seed
+                        and row["family"] == family
+                        and np.isfinite(row[target])  # a set without labels has no place
                     ]
                     if points:
                         hollow = "none" if family == "test" else colour
@@ -49,6 +52,7 @@ def draw_flips(path: Path, *, rows: Sequence[Mapping[str, Any]], target: str, ti
                             label=label,
                         )
             axes.set(title=network, xlabel="weighted flip rate")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         panels[0].set(ylabel=f"accuracy ({target.replace('_', ' ')})", ylim=(None, 1.02))
         panels[-1].legend(frameon=False, fontsize=7)
         figure.savefig(path, format="png")
@@ -98,21 +102,23 @@ def draw_online(
     """
     networks = list(dict.fromkeys(network for network, _ in online))
     adapters = list(dict.fromkeys(adapter for _, adapter in online))
+    width = min((20, *(max(1, len(curve) // 5) for curve in online.values())))
     with mpl.rc_context(STYLE):
         figure = _figure(max(1, len(networks)), title, legend=1.4)
         panels = figure.subplots(1, max(1, len(networks)), squeeze=False, sharey=True)[0]
         for axes, network in zip(panels, networks, strict=False):
             for i, adapter in enumerate(adapters):
                 if (network, adapter) in online:
-                    curve = _smoothed(online[network, adapter])
+                    steps, curve = _smoothed(online[network, adapter], width)
                     axes.plot(
+                        steps,
                         curve,
                         color=COLOURS[i % len(COLOURS)],
                         linestyle="-" if i < len(COLOURS) else "--",
                         label=adapter,
                     )
             axes.set(title=network, xlabel="step")
-        panels[0].set(ylabel="accuracy (running mean of 20 batches)")
+        panels[0].set(ylabel=f"accuracy (running mean of {width})" if width > 1 else "accuracy")
         panels[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         figure.savefig(path, format="png")
 
@@ -142,11 +148,9 @@ def draw_streams(
         for axes, (network, stream) in zip(grid.flat, panels, strict=False):
             for i, adapter in enumerate(adapters):
                 curve = curves[network, stream, adapter]
-                width = max(20, len(curve) // 50)
-                smooth = _smoothed(curve, width)
+                width = max(min(20, len(curve) // 5), len(curve) // 50, 1)
                 axes.plot(
-                    np.arange(len(smooth)) + width / 2,
-                    smooth,
+                    *_smoothed(curve, width),
                     color=COLOURS[i % len(COLOURS)],
                     linestyle="-" if i < len(COLOURS) else "--",
                     linewidth=1.1,
@@ -164,7 +168,7 @@ def draw_streams(
 
 
 def draw_settings(path: Path, *, rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draw the mean error with its interval, the median and the worst for every setting.
+    """Draw the mean error with its interval, and the median, for every setting.
 
     Args:
       path: PNG file to write.
@@ -253,6 +257,9 @@ def _cycled(colours: Sequence[str]) -> list[str]:
     return [*colours] * 10
 
 
-def _smoothed(values: Float[np.ndarray, " t"], width: int = 20) -> Float[np.ndarray, " t2"]:
-    width = min(width, len(values))
-    return np.convolve(values, np.full(width, 1 / width), mode="valid")
+def _smoothed(
+    values: Float[np.ndarray, " t"], width: int
+) -> tuple[Float[np.ndarray, " t2"], Float[np.ndarray, " t2"]]:
+    """Running means of so many batches, and where the middle of each is; the first batch is 1."""
+    means = np.convolve(values, np.full(width, 1 / width), mode="valid")
+    return np.arange(len(means)) + (width + 1) / 2, means

@@ -130,6 +130,9 @@ def clustered_mean(
 ) -> Estimate:
     """Mean of numbers that come in rows and columns, both of which are drawn again.
 
+    Of a single row or column nothing is learnt about others: the interval is then for other columns
+    or rows alone. A single cell has none.
+
     Args:
       values: a number for each pair, any number of times each.
       rows: of each number, such as its corruption.
@@ -141,6 +144,8 @@ def clustered_mean(
         np.unique(np.array(names, str), return_inverse=True)[1] for names in (rows, columns)
     )
     shape = (row.max() + 1, column.max() + 1)
+    if max(shape) == 1:
+        return Estimate(float(values.mean()), np.nan, np.nan)
     sums, counts = np.zeros(shape), np.zeros(shape)
     np.add.at(sums, (row, column), values)
     np.add.at(counts, (row, column), 1)

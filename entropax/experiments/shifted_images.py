@@ -43,6 +43,10 @@ class ShiftOptions(DataOptions):
             raise ValueError(f"`max_images` must be positive, got {self.max_images}.")
         if not 0 < self.level < 1:
             raise ValueError(f"`level` must be between 0 and 1, got {self.level}.")
+        for name in ("severities", "corruptions", "calibration"):
+            chosen = getattr(self, name)
+            if len(set(chosen)) < len(chosen):
+                raise ValueError(f"`{name}` must be different, got {chosen}.")
         if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
             raise ValueError(f"`severities` must be among 1 to 5, got {self.severities}.")
         splits = 1 + (len(self.calibration) or 4) * len(self.severities)

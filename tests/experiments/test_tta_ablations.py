@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from entropax.experiments import tta_ablations, tta_benchmark
+from entropax.experiments.run_folder import RunFolder
 from entropax.experiments.tta_ablations import Config
-from entropax.experiments.tta_ablations.phases import head_inputs
+from entropax.experiments.tta_ablations.phases import _without_nan, head_inputs
+from entropax.experiments.tta_ablations.report import phase_report, summary_table, write_results
 from entropax.experiments.tta_ablations.studies import Tempered
 from entropax.experiments.tta_benchmark.networks import Mlp
 from entropax.models import ConvNet, batch_statistics, running_statistics
@@ -34,7 +36,9 @@ SMALL = Config(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablations") / "run"
-    return lambda name: tta_ablations.run(dataclasses.replace(SMALL, ablation=name, run_dir=folder))
+    return lambda name, **more: tta_ablations.run(
+        dataclasses.replace(SMALL, ablation=name, run_dir=folder, **more)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,36 @@ def test_phases_begin_where_the_source_network_is(run, tmp_path):
     with path.open() as file:
         assert len(list(csv.DictReader(file))) == 3
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_phases_of_networks_that_collapse(tmp_path):
+    """With one predicted class there is no silhouette; a table and a figure there are."""
+    records = [
+        {
+            "network": "mlp",
+            "seed": 0,
+            "steps": [0, 3],
+            "accuracy": [accuracy, 0.1],
+            "silhouette": [0.1, *_without_nan(jnp.array([silhouette]))],
+            "relative_shift": [0.0, 1 - accuracy],
+        }
+        for accuracy, silhouette in ((0.9, 0.1), (0.8, jnp.nan), (0.7, 0.3), (0.5, 0.25))
+    ]
+    assert records[1]["silhouette"][1] is None
+    report = phase_report(dataclasses.replace(SMALL, ablation="phases"), records)
+    first, last = report.summary
+    assert np.isnan(first["relative_shift_correlation"])
+    assert last["silhouette"] == pytest.approx(np.mean([0.1, 0.3, 0.25]))
+    assert last["silhouette_correlation"] == pytest.approx(-0.5)
+    assert last["relative_shift_correlation"] == pytest.approx(-1)
+    assert list(summary_table(report).columns[4].cells) == ["-", "-0.50"]
+    write_results(RunFolder(tmp_path), report)
+    assert (tmp_path / "ablation-phases.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_held_beyond_what_there_is(run):
+    with pytest.raises(ValueError, match=r"`held` must have a number up to .* 120, got \(500,\)"):
+        run("held", held=(500,))
 
 
 def test_tempered_logits_are_scaled():

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 import optax
 import pytest
-from models.resnet_tensors import random_tensors
+from models.resnet_tensors import WIDTHS, random_tensors
 
 from entropax import estimation, tta
 from entropax.checkpoint import restore_variables
@@ -20,7 +20,10 @@ from entropax.data import image_set, load_digits
 from entropax.data.corruptions import corrupt
 from entropax.data.streams import one_pass, shuffled_stream
 from entropax.experiments import tta_benchmark
+from entropax.experiments.shifted_images import Split
 from entropax.experiments.tta_benchmark import Config
+from entropax.experiments.tta_benchmark.estimates import Row, estimate_all, flip_counts
+from entropax.experiments.tta_benchmark.measure import After, Before
 from entropax.experiments.tta_benchmark.networks import (
     Mlp,
     Network,
@@ -28,6 +31,9 @@ from entropax.experiments.tta_benchmark.networks import (
     is_dropout_site,
     load_published,
 )
+from entropax.experiments.tta_benchmark.observations import Observed
+from entropax.experiments.tta_benchmark.program import prepared
+from entropax.experiments.tta_benchmark.report import _estimator_summary
 from entropax.models import ResNet, batch_statistics, running_statistics
 
 SMALL = Config(
@@ -139,21 +145,67 @@ def test_files(config, report):
         assert (config.run_dir / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_lost_file_is_measured_again_and_more_adapters_are_added(config, report):
+def test_what_is_missing_is_measured(config, report, tmp_path):
+    """A lost file; a network measured when it was alone; one more adapter; a target, unlabelled."""
     folder = config.run_dir / "observations"
     lost = folder / "mlp-seed0/eta/test-brightness-5.npz"
     kept = folder / "mlp-seed1/eta/test-brightness-5.npz"
     before = kept.stat().st_mtime_ns
     expected = np.load(lost)["adapted"]
     lost.unlink()
-    more = dataclasses.replace(config, adapters=("eta", "norm"))
+    alone = folder / "mlp-seed0/before/test-brightness-1.npz"
+    arrays = dict(np.load(alone))
+    own = {f"partner_{name}": arrays[name] for name in ("source", "batch_statistics")}
+    np.savez(alone, **arrays | own)
+    target = tmp_path / "unlabelled.npz"
+    np.savez(target, x=255 - load_digits().images[:40])
+    more = dataclasses.replace(config, adapters=("eta", "norm"), target=target)
     again = tta_benchmark.run(more)
     np.testing.assert_array_equal(np.load(lost)["adapted"], expected)
     assert kept.stat().st_mtime_ns == before
-    of_eta = [row for row in again.estimates if row.adapter == "eta"]
+    np.testing.assert_array_equal(np.load(alone)["partner_source"], arrays["partner_source"])
+    of_eta = [r for r in again.estimates if r.adapter == "eta" and r.family != "target"]
     assert str(of_eta) == str(report.estimates)  # NaN is not equal to itself
     norm = [row for row in again.adapters if row["adapter"] == "norm"]
     assert norm[0]["adapted"] == pytest.approx(norm[0]["batch_statistics"])
+    of_target = of(again, family="target", seed=1, target="source")
+    assert {row.estimator for row in of_target} >= {"AC", "GDE", "flips, weighted", "stack"}
+    assert all(0 <= row.value <= 1 and np.isnan(row.accuracy) for row in of_target)
+
+
+def test_teachers_have_no_dropout_passes(config, report):
+    observations, networks = prepared(config)
+    observed = [
+        each._replace(after=each.after._replace(dropout=np.full(4, np.nan)))
+        for each in observations.of(networks[0], "eta")
+    ]
+    options = {"form": "quadratic", "temperature": False, "level": 0.9}
+    found = estimate_all(
+        observed, "adapted", key=jax.random.key(0), source_labels=np.arange(10), **options
+    )
+    assert "AETTA" not in found
+    assert {"AC", "stack"} <= set(found)
+
+
+def test_an_estimate_that_is_nan_beats_none(config):
+    row = Row("mlp", 0, "eta", "source", "test", "fog", 1, "good", 0.5, 0.6, 0.4, 0.8, False)
+    rows = [row, row._replace(estimator="bad", value=0.9), row._replace(value=np.nan)]
+    summary = _estimator_summary(config, [*rows[:2], rows[2]._replace(estimator="none")])
+    assert [found["wins"] for found in summary] == [1, 0, 0]
+    assert np.isnan(summary[0]["mean_error_lower"])  # of one split there is no interval
+
+
+def test_held_images_are_not_the_first_ones():
+    """Of images sorted by class those would be of one class."""
+    n = 100
+    logits = 5.0 * np.eye(2)[np.zeros(n, int)]
+    flipped = (np.arange(n) < n // 2).astype(np.int16)[None]
+    before = Before(*[logits] * 4, np.zeros(4))
+    none = np.zeros((1, 1))
+    after = After(logits, flipped, none, none, none, none, np.zeros(4))
+    observed = Observed(Split("test", "fog", 1), None, before, after, none)
+    assert flip_counts(observed)["unweighted"][0] == pytest.approx(0.5)
+    assert 0.3 < flip_counts(observed, held=n // 2)["unweighted"][0] < 0.7
 
 
 def test_a_damaged_file_is_named(config, report):
@@ -173,6 +225,7 @@ def test_a_damaged_file_is_named(config, report):
         ({"every": 4}, "`every` must divide `steps`, got 4 for 6 steps"),
         ({"seeds": (0, 0)}, "`seeds` must be different whole numbers from 0"),
         ({"learning_rate": 0.0}, "`learning_rate` must be positive"),
+        ({"severities": (1, 5, 5)}, r"`severities` must be different, got \(1, 5, 5\)"),
         ({"weights": (Path("a/x.npz"), Path("b/x.npz"))}, "`weights` must have different names"),
     ],
 )
@@ -188,6 +241,8 @@ def test_other_settings_need_another_folder(config, report):
 
 def test_weights_need_their_images(tmp_path):
     file = tmp_path / "resnet20.npz"
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*; expected the weights"):
+        tta_benchmark.run(dataclasses.replace(SMALL, weights=(file,), run_dir=tmp_path / "run"))
     file.write_bytes(b"")
     config = dataclasses.replace(SMALL, weights=(file,), run_dir=tmp_path / "run")
     with pytest.raises(ValueError, match="needs the images it was trained for: pass --data"):
@@ -195,14 +250,19 @@ def test_weights_need_their_images(tmp_path):
 
 
 def test_a_published_network_and_a_natural_shift(tmp_path, capsys):
-    """A ResNet for CIFAR of random weights, saved as torch names them, and a target with labels."""
+    """A ResNet for CIFAR of random weights, saved as torch names them, and a target with labels.
+
+    Numbers of images and classes are those above, for which the estimators are compiled.
+    """
     rng = np.random.default_rng(0)
     weights = tmp_path / "random.npz"
-    np.savez(weights, **random_tensors(seed=0))
-    images = rng.integers(0, 256, (48, 8, 8, 3), np.uint8)
-    labels = np.arange(48) % 5
+    head = rng.normal(size=(10, WIDTHS[-1])).astype(np.float32)
+    tensors = random_tensors(seed=0) | {"linear.weight": head, "linear.bias": head[:, 0]}
+    np.savez(weights, **tensors)
+    images = rng.integers(0, 256, (300, 8, 8, 3), np.uint8)
+    labels = np.arange(300) % 10
     np.savez(tmp_path / "data.npz", x_test=images, y_test=labels)
-    np.savez(tmp_path / "target.npz", x=255 - images[:20], y=labels[:20])
+    np.savez(tmp_path / "target.npz", x=255 - images[:150], y=labels[:150])
     config = Config(
         data="npz",
         path=tmp_path / "data.npz",
@@ -214,20 +274,21 @@ def test_a_published_network_and_a_natural_shift(tmp_path, capsys):
         severities=(1, 5),
         steps=2,
         every=1,
-        batch_size=12,
+        batch_size=50,
         run_dir=tmp_path / "run",
     )
     report = tta_benchmark.run(config)
     assert {row.network for row in report.estimates} == {"random"}
+    assert "GDE" not in {row.estimator for row in report.estimates}  # nobody to disagree with
     (row,) = (
         r
         for r in report.estimates
         if (r.family, r.target, r.estimator) == ("target", "source", "AC")
     )
     (network,) = load_published(weights, (0,), image_set(images, labels, origin="the test"))
-    x = (255 - images[:20]) / np.float32(255)
+    x = (255 - images[:150]) / np.float32(255)
     logits = running_statistics(network.module)(network.variables, x)
-    assert row.accuracy == pytest.approx(np.mean(np.argmax(logits, -1) == labels[:20]))
+    assert row.accuracy == pytest.approx(np.mean(np.argmax(logits, -1) == labels[:150]))
     assert "target.npz: accuracy in percent" in capsys.readouterr().out
 
 

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from entropax import tta
 from entropax.checkpoint import restore_variables
 from entropax.data import load_digits
 from entropax.data.corruptions import corrupt
 from entropax.experiments import tta_streams
 from entropax.experiments.run_folder import RunFolder
+from entropax.experiments.tta_benchmark.methods import METHODS
 from entropax.experiments.tta_benchmark.networks import Mlp, Network
 from entropax.experiments.tta_streams import Config
-from entropax.experiments.tta_streams.measure import Course
+from entropax.experiments.tta_streams.measure import Course, build_adapter, follow
 from entropax.experiments.tta_streams.program import _keep
 from entropax.experiments.tta_streams.streams import STREAMS, Plan
 from entropax.models import batch_statistics
@@ -114,6 +116,44 @@ def test_streams_and_adapters_are_added_to_a_finished_run(config, report):
     assert len(again.rows) == 4
 
 
+def test_a_lost_file_is_measured_again_and_a_damaged_one_is_named(config, report):
+    file = config.run_dir / "streams/mlp-seed1/continual-norm.npz"
+    only = dataclasses.replace(config, streams=("continual",), adapters=("norm",))
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"continual-norm.npz is damaged, remove it"):
+        tta_streams.run(only)
+    file.unlink()
+    again = tta_streams.run(only)
+    assert len(again.rows) == 2
+    expected = report.curves["mlp", "continual", "norm"]
+    np.testing.assert_array_equal(again.curves["mlp", "continual", "norm"], expected)
+
+
+def test_compiled_adapters_draw_by_the_seed_of_the_network(monkeypatch):
+    """Whichever network of an architecture came first, as when a run is taken up again."""
+
+    def by_chance(setting):
+        return tta.norm(lambda variables, x: jax.random.normal(setting.key, (len(x), 10)))
+
+    monkeypatch.setitem(METHODS, "source", by_chance)
+    images = np.zeros((40, 8, 8, 1), np.uint8)
+    labels = np.arange(40) % 10
+    stream = STREAMS["single"](Plan(labels, ("fog",), 5, 4, 20, 0))
+    networks = [Network("mlp", seed, Mlp(10), {"params": {}}) for seed in (0, 1)]
+
+    def accuracy(compiled_for, network):
+        compiled = build_adapter(
+            compiled_for, "source", image_shape=(8, 8, 1), learning_rate=0.1, period=5
+        )
+        bank = jnp.asarray(images)[None]
+        return follow(
+            *compiled, network, {}, stream, bank, labels, on_steps=lambda steps: None
+        ).accuracy.tolist()
+
+    first, second = networks
+    assert accuracy(first, second) == accuracy(second, second) != accuracy(first, first)
+
+
 @pytest.mark.parametrize("name", STREAMS)
 def test_every_stream_is_full_and_valid(name):
     labels = np.arange(50) % 5
@@ -132,6 +172,10 @@ def test_every_stream_is_full_and_valid(name):
         ({"severity": 6}, "`severity` must be 1 to 5, got 6"),
         ({"corruptions": ("rain",)}, "Unknown corruption rain"),
         ({"corruptions": ("fog",), "streams": ("smooth",)}, "two `corruptions` or more"),
+        (
+            {"corruptions": ("fog", "snow", "fog"), "streams": ("smooth",)},
+            "none next to itself, got",
+        ),
         ({"level": 1.0}, "`level` must be between 0 and 1"),
         ({"steps": 0}, "`steps` must be positive"),
     ],

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, PRNGKeyArray
 
 from entropax import tta
 from entropax.data.streams import one_pass, shuffled_stream
@@ -55,7 +56,8 @@ def measure_phases(
 ) -> list[dict[str, Any]]:
     """One record for each network and test split: what was seen every `config.every` steps.
 
-    Records are kept in metrics.jsonl of the run folder; what is there is not measured again.
+    Records are kept in metrics.jsonl of the run folder; what is there is not measured again. None
+    stands where there is no number: the silhouette of one cluster, for instance.
     """
     folder = observations.folder
     done = {_unit(record) for record in folder.records()}
@@ -83,7 +85,12 @@ def measure_phases(
             )
             order = one_pass(n, batch_size=config.batch_size, seed=network.seed + 2)
             track = compiled[network.name](
-                network.variables, fisher, jnp.asarray(images.images), stream, order
+                network.variables,
+                fisher,
+                jax.random.key(network.seed),
+                jnp.asarray(images.images),
+                stream,
+                order,
             )
             assert images.labels is not None
             labels = images.labels[np.asarray(order.x).ravel()]
@@ -94,9 +101,9 @@ def measure_phases(
                 | {
                     "steps": np.asarray(track.steps).tolist(),
                     "accuracy": right.mean(-1).tolist(),
-                    "silhouette": np.asarray(track.silhouette, float).tolist(),
-                    "shift": np.asarray(track.shift.distance, float).tolist(),
-                    "relative_shift": np.asarray(track.shift.relative, float).tolist(),
+                    "silhouette": _without_nan(track.silhouette),
+                    "shift": _without_nan(track.shift.distance),
+                    "relative_shift": _without_nan(track.shift.relative),
                 }
             )
     return [record for record in folder.records() if _unit(record) in set(wanted)]
@@ -105,11 +112,16 @@ def measure_phases(
 def _build_track(config: Config, network: Network) -> Callable[..., EmbeddingTrack]:
     @jax.jit
     def track(
-        variables: Variables, fisher: Params, images: Array, stream: Batch, order: Batch
+        variables: Variables,
+        fisher: Params,
+        key: PRNGKeyArray,
+        images: Array,
+        stream: Batch,
+        order: Batch,
     ) -> EmbeddingTrack:
         of_network = setting(
             network,
-            jax.random.key(network.seed),
+            key,
             image_shape=images.shape[1:],
             fisher=fisher,
             learning_rate=config.learning_rate,
@@ -131,6 +143,10 @@ def _build_track(config: Config, network: Network) -> Callable[..., EmbeddingTra
         return found
 
     return track
+
+
+def _without_nan(values: Float[Array, " k"]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in np.asarray(values)]
 
 
 def _unit(record: dict[str, Any]) -> tuple[str, int, str, str, int]:

@@ -26,7 +26,8 @@ def run(config: Config) -> Report:
     """Measure what the study needs and the run folder lacks, report.
 
     Raises:
-      FileNotFoundError: data or weights are not there; the message says where to put them.
+      FileNotFoundError: data or weights are not there; the message says which, and of data where to
+        put them.
       FloatingPointError: the training of a network failed.
       ValueError: the data, the weights or the run folder do not fit the settings.
     """

@@ -91,23 +91,28 @@ def phase_report(config: Config, records: Sequence[Mapping[str, Any]]) -> Report
                 of_seed = [record for record in own if record["seed"] == seed]
                 before = [record["accuracy"][0] for record in of_seed]
                 for name, values in per_seed.items():
-                    change = [record[name][k] - record[name][0] for record in of_seed]
+                    change = [
+                        _number(record[name][k]) - _number(record[name][0]) for record in of_seed
+                    ]
                     values.append(_spearman(change, before))
             row |= {
                 "seeds": len(seeds),
                 "splits": len(own),
                 "accuracy": float(np.mean([record["accuracy"][k] for record in own])),
-                "silhouette": float(np.nanmean([record["silhouette"][k] for record in own])),
-                "relative_shift": float(
-                    np.nanmean([record["relative_shift"][k] for record in own])
-                ),
             }
+            for name in per_seed:
+                there = [record[name][k] for record in own if record[name][k] is not None]
+                row[name] = float(np.mean(there)) if there else float("nan")
             for name, values in per_seed.items():
                 row[f"{name}_correlation"] = float(np.mean(values))
                 row[f"{name}_correlation_lowest"] = float(np.min(values))
                 row[f"{name}_correlation_highest"] = float(np.max(values))
             summary.append(row)
     return Report(config, summary)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
@@ -183,8 +188,12 @@ def _phase_table(report: Report) -> Table:
             str(row["setting"]),
             f"{_PERCENT * row['accuracy']:.1f}",
             f"{row['silhouette']:.3f}",
-            f"{row['silhouette_correlation']:+.2f}",
+            _signed(row["silhouette_correlation"]),
             f"{row['relative_shift']:.3f}",
-            f"{row['relative_shift_correlation']:+.2f}",
+            _signed(row["relative_shift_correlation"]),
         )
     return table
+
+
+def _signed(correlation: float) -> str:
+    return "-" if np.isnan(correlation) else f"{correlation:+.2f}"

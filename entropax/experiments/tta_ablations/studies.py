@@ -67,6 +67,11 @@ def held(config: Config, observations: Observations, networks: Sequence[Network]
             for number in config.held
             if number <= len(observations.sets.test)
         ]
+    if not found:
+        raise ValueError(
+            f"`held` must have a number up to that of the test images, "
+            f"{len(observations.sets.test)}, got {config.held}."
+        )
     return found
 
 

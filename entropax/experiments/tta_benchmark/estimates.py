@@ -107,16 +107,20 @@ def flip_counts(
     Args:
       observed: network, adapter and split.
       stretch: which look at the held images, from 0; by default the last.
-      held: count flips among the first so many images; by default among all.
+      held: count flips among so many images, drawn at random, the same ones every time: images may
+        be sorted by class. By default among all.
     """
-    before = jnp.asarray(observed.before.batch_statistics)[:held]
-    labels = jnp.asarray(observed.after.labels[stretch], jnp.int32)[:held]
-    first = jnp.argmax(before, axis=-1)
-    rank = tta.confidence_rank(jnp.max(jax.nn.softmax(before), axis=-1))
+    before, labels = observed.before.batch_statistics, observed.after.labels[stretch]
+    if held is not None:
+        drawn = np.sort(np.random.default_rng(0).permutation(len(labels))[:held])
+        before, labels = before[drawn], labels[drawn]
+    logits, later = jnp.asarray(before), jnp.asarray(labels, jnp.int32)
+    first = jnp.argmax(logits, axis=-1)
+    rank = tta.confidence_rank(jnp.max(jax.nn.softmax(logits), axis=-1))
     found = {}
     for name, weight in (("weighted", rank), ("unweighted", None)):
-        rate = tta.flip_rate(first, labels, weight=weight)
-        stderr = tta.flip_rate_stderr(first, labels, weight=weight)
+        rate = tta.flip_rate(first, later, weight=weight)
+        stderr = tta.flip_rate_stderr(first, later, weight=weight)
         found[name] = (float(rate), float(stderr))
     return found
 

@@ -120,10 +120,10 @@ def build_observe_before(
         variables: Variables, partner: Variables, key: PRNGKeyArray, images: Array, order: Batch
     ) -> tuple[Array, ...]:
         # One after the other, so that the network is compiled once.
-        networks = jax.tree.map(lambda *a: jnp.stack(a), variables, partner)
+        networks = jax.tree.map(lambda *both: jnp.stack(both), variables, partner)
 
         def of_split(x: Array) -> tuple[Array, ...]:
-            def by_both(v: Variables) -> tuple[Array, Array]:
+            def look(v: Variables) -> tuple[Array, Array]:
                 def of_batch(rows: Batch) -> Array:
                     batch = _look_up(x, rows)
                     by_batch = apply_fn(v, batch.x, where=batch.where)
@@ -132,10 +132,9 @@ def build_observe_before(
                 found = _in_order(of_batch, order, len(x))
                 return found[:, 0], found[:, 1]
 
-            found = jax.lax.map(by_both, networks)
-            own, others = (jax.tree.map(lambda a, i=i: a[i], found) for i in (0, 1))
-            dropout = _by_dropout(passes_fn, variables, key, x, order, own[1])
-            return (*own, *others, dropout)
+            (source, partner_source), (by_batch, partner_by_batch) = jax.lax.map(look, networks)
+            dropout = _by_dropout(passes_fn, variables, key, x, order, by_batch)
+            return source, by_batch, partner_source, partner_by_batch, dropout
 
         return jax.lax.map(of_split, images)
 

@@ -136,7 +136,7 @@ class Observations:
             for group in self._groups():
                 images = None
                 for part in ("before", *self.config.adapters):
-                    on_part(f"{network.name}, seed {network.seed}: {group[0]}, {part}")
+                    on_part(f"{network.name}, seed {network.seed}: {part} on {group[0]} ...")
                     if not self.missing(network, part, group) and not (
                         part == "before" and self._was_alone(networks, network, group)
                     ):

@@ -1,6 +1,7 @@
 """The program from top to bottom."""
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,8 @@ def run(config: Config) -> Report:
     """Train or load the networks, measure what is missing in the run folder, report.
 
     Raises:
-      FileNotFoundError: data or weights are not there; the message says where to put them.
+      FileNotFoundError: data or weights are not there; the message says which, and of data where to
+        put them.
       FloatingPointError: the training of a network failed.
       ValueError: the data, the weights or the run folder do not fit the settings.
     """
@@ -53,11 +55,16 @@ def run(config: Config) -> Report:
     with _progress() as progress:
         task = progress.add_task("Estimating", total=len(networks) * len(config.adapters))
 
-        def on_part(what: str) -> None:
-            progress.update(task, description=f"Estimating: {what}")
-            progress.advance(task)
-
-        report = make_report(config, observations, networks, on_part=on_part)
+        done = itertools.count()
+        report = make_report(
+            config,
+            observations,
+            networks,
+            on_part=lambda what: progress.update(
+                task, completed=next(done), description=f"Estimating: {what}"
+            ),
+        )
+        progress.update(task, completed=next(done), description="Estimated")
     write_results(observations.folder, report)
     if any(row.family == "test" for row in report.estimates):
         console.print(estimator_table(report))
@@ -76,16 +83,24 @@ def measured(config: Config) -> tuple[Observations, list[Network]]:
         calls = len(networks) * observations.groups() * (1 + len(config.adapters))
         task = progress.add_task("Measuring", total=calls)
 
-        def on_part(what: str) -> None:
-            progress.update(task, description=f"Measuring: {what}")
-            progress.advance(task)
-
-        observations.measure(networks, on_part=on_part)
+        done = itertools.count()  # what comes next is not done yet
+        observations.measure(
+            networks,
+            on_part=lambda what: progress.update(
+                task, completed=next(done), description=f"Measuring: {what}"
+            ),
+        )
+        progress.update(task, completed=calls, description="Measured")
     return observations, networks
 
 
 def prepared(config: Config) -> tuple[Observations, list[Network]]:
     """The run folder, with nothing measured yet that is not in it, and the trained networks."""
+    for weights in config.weights:
+        if not weights.is_file():
+            raise FileNotFoundError(
+                f"There is no file {weights}; expected the weights of a ResNet for CIFAR."
+            )
     sets = load_sets(config, training=not config.weights)
     splits = list(planned_splits(config, sets._replace(target=None)))
     if sets.target is not None:

@@ -234,7 +234,7 @@ def write_results(folder: RunFolder, report: Report) -> None:
     folder.write("estimates.csv", csv_text(row._asdict() for row in report.estimates))
     for name in ("accuracies", "estimators", "adapters"):
         folder.write(f"{name}.csv", csv_text(getattr(report, name)))
-    title = f"{config.data}, {_counted(len(config.seeds))}"
+    title = f"{config.data}, {len(config.seeds)} seeds"
     first = config.adapters[0]
     with folder.replacing("flips.png") as partial:
         adaptation_figures.draw_flips(
@@ -357,7 +357,10 @@ def adapter_table(report: Report) -> Table:
 def target_table(report: Report) -> Table:
     """What every estimator says of the user's own images."""
     config = report.config
-    table = Table(title=f"{config.target}: accuracy in percent, with {config.level:.0%} intervals")
+    assert config.target is not None
+    table = Table(
+        title=f"{config.target.name}: accuracy in percent, with {config.level:.0%} intervals"
+    )
     for heading in ("network", "seed", "estimator"):
         table.add_column(heading)
     for heading in ("of the", "estimate", "by its labels"):

@@ -67,7 +67,12 @@ class Config(DataOptions):
                 )
         if unknown := sorted(set(self.corruptions) - set(ALL)):
             raise ValueError(f"Unknown corruption {', '.join(unknown)}; known: {', '.join(ALL)}.")
-        if len(self.corruptions) == 1 and "smooth" in self.streams:
-            raise ValueError("The stream 'smooth' leads between two `corruptions` or more.")
+        following = (*self.corruptions[1:], *self.corruptions[:1])
+        repeated = any(a == b for a, b in zip(self.corruptions, following, strict=True))
+        if repeated and "smooth" in self.streams:
+            raise ValueError(
+                "The stream 'smooth' leads between two `corruptions` or more, none next to itself, "
+                f"got {self.corruptions}."
+            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"`seeds` must be different whole numbers from 0, got {self.seeds}.")

@@ -6,11 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt8
 
 from entropax import tta
-from entropax.data import ImageSet
-from entropax.data.shifts import ShiftStream, corrupted_bank, lookup
+from entropax.data.shifts import ShiftStream, lookup
 from entropax.experiments.tta_benchmark.measure import as_float, setting
 from entropax.experiments.tta_benchmark.methods import METHODS
 from entropax.experiments.tta_benchmark.networks import Network
@@ -18,8 +17,6 @@ from entropax.types import Array, Batch, Params, Variables
 
 # Batches that are compiled as one scan; what is kept in memory does not depend on the stream.
 _STRETCH = 250
-
-Advance = Callable[[tta.State, Array, Batch], tuple[tta.State, tuple[Array, ...]]]
 
 
 class Course(NamedTuple):
@@ -45,17 +42,18 @@ def build_adapter(
     image_shape: tuple[int, ...],
     learning_rate: float,
     period: int,
-) -> tuple[Callable[[Variables, Params], tta.State], Callable[..., tuple[tta.State, tuple]]]:
-    """The compiled `(variables, fisher) -> state` and `(state, fisher, bank, batches) -> ...`.
+) -> tuple[Callable[..., tta.State], Callable[..., tuple[tta.State, tuple]]]:
+    """Compiled `(variables, fisher, key) -> state`, `(state, fisher, key, bank, batches) -> ...`.
 
-    The second is a stretch of the stream: it returns the state and, for each batch, the predicted
-    classes, whether the adapter was reset, whether the alarm rang, and whether all was finite.
+    Of the network only the architecture is compiled in, so that all seeds share them. The second
+    is a stretch of the stream: it returns the state and, for each batch, the predicted classes,
+    whether the adapter was reset, whether the alarm rang, and whether all was finite.
     """
 
-    def adapter(fisher: Params, bank: Array | None) -> tta.Adapter:
+    def adapter(fisher: Params, key: PRNGKeyArray, bank: Array | None) -> tta.Adapter:
         of_network = setting(
             network,
-            jax.random.key(network.seed),
+            key,
             image_shape=image_shape,
             fisher=fisher,
             learning_rate=learning_rate,
@@ -69,14 +67,14 @@ def build_adapter(
         return tta.map_inputs(tta.map_inputs(watched, as_float), lookup(bank))
 
     @jax.jit
-    def init(variables: Variables, fisher: Params) -> tta.State:
-        return adapter(fisher, None).init(variables)
+    def init(variables: Variables, fisher: Params, key: PRNGKeyArray) -> tta.State:
+        return adapter(fisher, key, None).init(variables)
 
     @jax.jit
     def advance(
-        state: tta.State, fisher: Params, bank: Array, batches: Batch
+        state: tta.State, fisher: Params, key: PRNGKeyArray, bank: Array, batches: Batch
     ) -> tuple[tta.State, tuple[Array, ...]]:
-        step = adapter(fisher, bank).step
+        step = adapter(fisher, key, bank).step
 
         def one(state: tta.State, batch: Batch) -> tuple[tta.State, tuple[Array, ...]]:
             state, info = step(state, batch)
@@ -94,7 +92,8 @@ def follow(
     network: Network,
     fisher: Params,
     stream: ShiftStream,
-    images: ImageSet,
+    bank: UInt8[Array, "d n h w channels"],
+    labels: Int[np.ndarray, " n"],
     *,
     on_steps: Callable[[int], None],
 ) -> Course:
@@ -106,19 +105,19 @@ def follow(
       network: the source network.
       fisher: Fisher information of its adapted parameters.
       stream: domains and images.
-      images: with labels, not corrupted.
+      bank: the images under each domain (`data.shifts.corrupted_bank`).
+      labels: of the images.
       on_steps: called with the number of batches done after each stretch.
     """
-    assert images.labels is not None
-    bank = jnp.asarray(corrupted_bank(images.images, stream.domains, seed=network.seed))
     batches = jax.tree.map(np.asarray, stream.batches)
     total = len(batches.where)
-    truth = images.labels[np.asarray(stream.image)]
-    state = init(network.variables, fisher)
+    truth = labels[np.asarray(stream.image)]
+    key = jax.random.key(network.seed)
+    state = init(network.variables, fisher, key)
     found: list[tuple[np.ndarray, ...]] = []
     for first in range(0, total, _STRETCH):
         part = jax.tree.map(lambda a, i=first: a[i : i + _STRETCH], batches)
-        state, (predicted, *flags) = advance(state, fisher, bank, part)
+        state, (predicted, *flags) = advance(state, fisher, key, bank, part)
         right = (np.asarray(predicted) == truth[first : first + _STRETCH]) & part.where
         found.append((right.sum(-1) / part.where.sum(-1), *map(np.asarray, flags)))
         on_steps(min(first + _STRETCH, total))

@@ -1,15 +1,18 @@
 """The program from top to bottom."""
 
 import dataclasses
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
 from entropax.data import ImageSet, corruptions
+from entropax.data.shifts import corrupted_bank
 from entropax.experiments import tta_streams
 from entropax.experiments.command_line import run_command
 from entropax.experiments.run_folder import RunFolder, open_run
@@ -112,10 +115,15 @@ def _follow_all(
 ) -> None:
     assert test.labels is not None
     fisher = None
-    done = {_unit(record) for record in folder.records()}
+    done = {
+        unit
+        for record in folder.records()
+        if (folder.path / _file(*(unit := _unit(record)))).exists()
+    }
     names = config.corruptions or corruptions.families(test.images.shape[-1])[0]
     plan = Plan(test.labels, names, config.severity, config.steps, config.batch_size, network.seed)
     for stream in config.streams:
+        prepared = None
         for adapter in config.adapters:
             what = f"{network.name}, seed {network.seed}: {adapter} on {stream}"
             if (network.name, network.seed, stream, adapter) in done:
@@ -123,6 +131,10 @@ def _follow_all(
                 continue
             if fisher is None:
                 fisher = fisher_information(network, validation)
+            if prepared is None:  # the same for all adapters
+                planned = STREAMS[stream](plan)
+                bank = corrupted_bank(test.images, planned.domains, seed=network.seed)
+                prepared = planned, jnp.asarray(bank)
             which = (network.name, adapter)
             if which not in compiled:
                 compiled[which] = build_adapter(
@@ -140,7 +152,7 @@ def _follow_all(
                 before = steps
 
             course = follow(
-                *compiled[which], network, fisher, STREAMS[stream](plan), test, on_steps=advance
+                *compiled[which], network, fisher, *prepared, test.labels, on_steps=advance
             )
             _keep(folder, network, stream, adapter, course)
 
@@ -177,11 +189,14 @@ def _report(config: Config, folder: RunFolder) -> Report:
         for stream in config.streams
         for adapter in config.adapters
     }
-    records = [record for record in folder.records() if _unit(record) in wanted]
+    # Of a stream whose file was lost, and that was followed again, the last record counts.
+    last = {_unit(record): record for record in folder.records()}
+    records = [record for unit, record in last.items() if unit in wanted]
     curves: dict[tuple[str, str, str], list[np.ndarray]] = {}
-    for network, seed, stream, adapter in sorted(wanted):
-        with np.load(folder.path / _file(network, seed, stream, adapter)) as arrays:
-            curves.setdefault((network, stream, adapter), []).append(arrays["accuracy"])
+    for seed in config.seeds:
+        for network, _, stream, adapter in (unit for unit in wanted if unit[1] == seed):
+            curve = _read_accuracy(folder.path / _file(network, seed, stream, adapter))
+            curves.setdefault((network, stream, adapter), []).append(curve)
     ordered = {
         (network, stream, adapter): np.array(curves[network, stream, adapter])
         for network in config.networks
@@ -189,6 +204,15 @@ def _report(config: Config, folder: RunFolder) -> Report:
         for adapter in config.adapters
     }
     return make_report(config, records, ordered)
+
+
+def _read_accuracy(path: Path) -> np.ndarray:
+    try:
+        # Opened here: NumPy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return np.asarray(arrays["accuracy"])
+    except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is damaged, remove it: {error}") from error
 
 
 def _unit(record: dict[str, Any]) -> tuple[str, int, str, str]:

@@ -24,7 +24,7 @@ class Report(NamedTuple):
       config: of the run.
       rows: one dictionary for each network, seed, stream and adapter, the columns of results.csv.
       summary: one for each network, stream and adapter: means over the seeds with intervals.
-      curves: for each of these the accuracies batch by batch, `[seeds, t]`.
+      curves: for each of these the accuracies batch by batch, `[seeds, t]`, seeds as in `config`.
     """
 
     config: Config
