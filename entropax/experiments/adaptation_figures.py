@@ -179,7 +179,7 @@ def draw_settings(path: Path, *, rows: Sequence[Mapping[str, Any]], title: str) 
     settings = list(dict.fromkeys(str(row["setting"]) for row in rows))
     with mpl.rc_context(STYLE):
         figure = Figure(
-            figsize=(4.6 * len(networks) + 0.6, 1.6 + 0.27 * len(settings)),
+            figsize=(4.6 * len(networks) + 1.4, 1.6 + 0.27 * len(settings)),
             layout="constrained",
             dpi=130,
         )
@@ -199,8 +199,8 @@ def draw_settings(path: Path, *, rows: Sequence[Mapping[str, Any]], title: str) 
             axes.plot(median, places, "|", color=COLOURS[1], markersize=9, label="median")
             axes.set(title=network, xlabel="absolute error (points)", xlim=(0, None))
             axes.set_yticks(range(len(settings)), settings)
-        panels[0].invert_yaxis()
-        panels[-1].legend(frameon=False, fontsize=8)
+        panels[0].set_ylim(len(settings) - 0.5, -0.5)
+        panels[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         figure.savefig(path, format="png")
 
 
@@ -239,7 +239,9 @@ def draw_phases(path: Path, *, rows: Sequence[Mapping[str, Any]], title: str) ->
                 right.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             left.set(title=f"{network}: mean of the splits", xlabel="step", ylim=(None, None))
             right.set(
-                title="rank correlation with the accuracy before", xlabel="step", ylim=(-1, 1)
+                title="rank correlation with the accuracy before (band: seeds)",
+                xlabel="step",
+                ylim=(-1, 1),
             )
             right.axhline(0, color=COLOURS[0], linewidth=0.6)
             left.legend(frameon=False, fontsize=8)
