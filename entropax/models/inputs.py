@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,33 @@ from entropax.types import ApplyFn, Array, Variables
 # Of the red, green and blue channels of ImageNet, on the scale of [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class InputFormat(NamedTuple):
+    """How images are prepared for a network.
+
+    The shorter side is resized, a square is cut from the centre, values in [0, 1] lose the mean and
+    are divided by the deviation.
+
+    Attributes:
+      resize: pixels of the shorter side.
+      crop: side of the square in pixels.
+      interpolation: `"bilinear"`, `"bicubic"` or `"nearest"`, smoothed when an image shrinks.
+      mean: of each channel, on the scale of [0, 1]; its length is the number of channels.
+      std: what each channel is divided by.
+      squash: whether both sides become `resize` pixels, whatever the proportions were.
+    """
+
+    resize: int
+    crop: int
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    squash: bool = False
+
+
+# What the residual networks of torchvision (its first weights) expect.
+TORCHVISION_INPUTS = InputFormat(resize=256, crop=224)
 
 
 def normalised_inputs(

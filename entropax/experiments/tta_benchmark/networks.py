@@ -1,5 +1,6 @@
 """Source networks: trained here and kept in the run folder, or published weights."""
 
+import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -89,7 +90,7 @@ def is_dropout_site(network: Network) -> Callable[[str], bool] | None:
         module = module.network  # behind a normalisation of the inputs or a scale of the logits
     if not isinstance(module, ResNet):
         return None
-    last = {f"residual_{(stage + 1) * module.blocks - 1}" for stage in range(len(module.widths))}
+    last = {f"residual_{n - 1}" for n in itertools.accumulate(module.stage_blocks)}
     return lambda path: path.split("/")[-1] in last
 
 

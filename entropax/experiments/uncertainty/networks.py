@@ -47,10 +47,10 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet-8": lambda classes, side: ResNet(classes, (8, 16), 1),
     "resnet-16": lambda classes, side: ResNet(classes, (16, 32), 1),
     "transformer-32": lambda classes, side: VisionTransformer(
-        classes, patch_size=_patch_size(side), features=32, num_blocks=2
+        classes, patch_size=_patch_size(side), width=32, num_blocks=2
     ),
     "transformer-64": lambda classes, side: VisionTransformer(
-        classes, patch_size=_patch_size(side), features=64, num_blocks=2
+        classes, patch_size=_patch_size(side), width=64, num_blocks=2
     ),
 }
 
