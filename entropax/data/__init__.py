@@ -4,15 +4,19 @@
 - `images`: `ImageSet`, what every source returns, and `image_set`, which builds and checks one.
 - `digits`, `idx`, `folder`, `arrays` (`.npz`), `named` (prepared by tensorflow-datasets, read
   without TensorFlow and without a network): one source a file.
+- `image_folder`: folders that need not fit in memory, listed first and decoded on demand;
+  `loader`: batches of them, decoded ahead in threads, a share for each process.
+- `classes`, `imagenet`: names of classes and what number they have in a network, ImageNet's names,
+  the folders of ImageNet-C; `subsets`: networks of 1,000 classes on sets of 200.
 - `prepare`: write an `ImageSet` as a named data set; `python -m entropax.experiments.prepare`.
-- `decoding`: encoded images to arrays, strictly.
+- `decoding`: encoded images to arrays, strictly; `Preprocessing`, how they come to one size.
 - `corruptions`: common corruptions of images.
 - `streams`: sets of images to streams of batches; `label_streams`: classes in runs, or of other
   frequencies; `shifts`: corruptions that change along a stream (continual, gradual, mixed, smooth).
 
-Importing this package imports NumPy and nothing heavier, and not the streams, which import JAX;
-scikit-learn, pillow and tensorflow-datasets (the extra `entropax[data]`) are imported by the
-functions that need them.
+Importing this package imports NumPy and nothing heavier, and not the streams and subsets, which
+import JAX; scikit-learn, pillow, grain and tensorflow-datasets (the extra `entropax[data]`) are
+imported by the files and functions that need them.
 """
 
 from pathlib import Path

@@ -1,15 +1,33 @@
 """Folders of image files, one folder a class: the layout known as ImageFolder."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from entropax.data.classes import class_numbers, ordered_classes, some
 from entropax.data.images import ImageSet, image_set
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "val", "validation", "test")
+
+
+class Listing(NamedTuple):
+    """The image files of a folder.
+
+    Attributes:
+      files: relative to the folder, in the order of their classes and, within a class, of their
+        names.
+      labels: `[n]` int32, or None where there are no class folders.
+      class_names: in label order; empty without labels.
+    """
+
+    files: tuple[str, ...]
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
 
 
 def load_folder(
@@ -17,8 +35,9 @@ def load_folder(
 ) -> ImageSet:
     """Load `path/CLASS/*.png` as a labelled set, or `path/*.png` as an unlabelled one.
 
-    Labels follow the sorted names of the class folders, images the sorted names of their files
-    within them. Files that are not images by their suffix, and hidden ones, are passed over.
+    Labels follow the sorted names of the class folders (by value where all are whole numbers),
+    images the sorted names of their files within them. Files that are not images by their suffix,
+    and hidden ones, are passed over.
 
     Args:
       path: the folder.
@@ -32,16 +51,46 @@ def load_folder(
 
     Raises:
       FileNotFoundError: there is no such folder.
-      ValueError: no images, a class folder without images, images beside class folders, a class
-        folder that `class_names` does not list, a damaged image, or images of several sizes.
+      ValueError: no images, a class folder without images or with folders in it, images beside
+        class folders, a class folder that `class_names` does not list, a damaged image, or images
+        of several sizes.
     """
+    from entropax.data.decoding import decode_images
+
     root = Path(path)
+    files, labels, names = list_images(root, class_names=class_names)
+    images = decode_images(
+        (root / file for file in files), name=lambda i: str(root / files[i]), size=size
+    )
+    kept = None if labels is None else names
+    loaded = image_set(images, labels, class_names=kept, origin=root)
+    return dataclasses.replace(loaded, names=tuple(str(Path(file)) for file in files))
+
+
+def list_images(
+    root: Path, *, class_names: Sequence[str] | None = None, on_empty: str = "stop"
+) -> Listing:
+    """The image files of a folder and their labels, from the names alone: no file is opened.
+
+    Args:
+      root: the folder.
+      class_names: as in `load_folder`; whole numbers as names of folders are then the labels
+        (`class_numbers`).
+      on_empty: what becomes of a class folder without images: `"stop"`, or `"skip"`, where it keeps
+        its label.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: as in `load_folder`, as far as names tell; `on_empty` is neither.
+    """
+    if on_empty not in ("stop", "skip"):
+        raise ValueError(f"`on_empty` must be 'stop' or 'skip', got {on_empty!r}.")
     classes = class_folders(root)
-    loose = _image_files(root)
+    loose = _entries(root)[0]
     if classes and loose:
         raise ValueError(
-            f"{root} holds class folders ({_some(classes)}) and also {len(loose)} images beside "
-            f"them, such as {loose[0].name}; move those into a class folder or elsewhere."
+            f"{root} holds class folders ({some(classes)}) and also {len(loose)} images beside "
+            f"them, such as {loose[0]}; move those into a class folder or elsewhere."
         )
     if not classes:
         if not loose:
@@ -49,24 +98,24 @@ def load_folder(
                 f"{root} holds neither class folders nor images; looked for "
                 f"CLASS/*{{{','.join(SUFFIXES)}}} and the same without CLASS."
             )
-        return _named(image_set(_decode(loose, size), origin=root), loose, root)
+        return Listing(tuple(loose), None, ())
     names = tuple(class_names) if class_names is not None else classes
-    if unlisted := [name for name in classes if name not in names]:
-        raise ValueError(f"{root}: no label is known for the class folders {_some(unlisted)}.")
-    files: list[Path] = []
-    labels: list[int] = []
+    files: list[str] = []
+    counts: list[int] = []
     for name in classes:
-        members = _image_files(root / name)
-        if not members:
-            raise ValueError(_no_images_in_class(root, name))
-        files += members
-        labels += [names.index(name)] * len(members)
-    loaded = image_set(_decode(files, size), np.array(labels), class_names=names, origin=root)
-    return _named(loaded, files, root)
+        members, inner = _entries(root / name)
+        if inner or (not members and on_empty == "stop"):
+            raise ValueError(_unlike_a_class(root, name, members, inner))
+        files += [f"{name}/{member}" for member in members]
+        counts.append(len(members))
+    if not files:
+        raise ValueError(f"{root}: none of its {len(classes)} class folders holds an image.")
+    labels = np.repeat(class_numbers(classes, names, origin=str(root)), counts)
+    return Listing(tuple(files), labels, names)
 
 
 def class_folders(path: str | Path) -> tuple[str, ...]:
-    """The sorted names of the folders in `path`, which name its classes.
+    """The names of the folders in `path`, which name its classes, in the order of their labels.
 
     Raises:
       FileNotFoundError: there is no such folder.
@@ -75,12 +124,41 @@ def class_folders(path: str | Path) -> tuple[str, ...]:
     if not root.is_dir():
         what = "a file, not a folder" if root.is_file() else "not there"
         raise FileNotFoundError(f"The image folder {root} is {what}.")
-    return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != "."))
+    return ordered_classes(_entries(root)[1])
 
 
 def folder_splits(path: str | Path) -> tuple[str, ...]:
     """The splits in `path`: those of its folders called train, val, validation or test."""
     return tuple(split for split in SPLITS if (Path(path) / split).is_dir())
+
+
+def split_folder(path: str | Path, split: str) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a split, and the classes of all splits together.
+
+    Where there is no `test`, `val` or `validation` serves as it. The classes are empty where the
+    splits hold images without class folders.
+
+    Raises:
+      FileNotFoundError: no folder of the split.
+    """
+    root = Path(path)
+    folders = class_folders(root)
+    standing_in = {
+        "test": ("test", "val", "validation"),
+        "val": ("val", "validation"),
+        "validation": ("validation", "val"),
+    }
+    candidates = standing_in.get(split, (split,))
+    found = next((name for name in candidates if name in folders), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"{root} has no folder for the split {split!r}; looked for {', '.join(candidates)} "
+            f"and found {some(folders) if folders else 'no folders'}. Expected "
+            f"{root}/{split}/CLASS/*.png."
+        )
+    siblings = {*folder_splits(root), found}
+    names = {name for sibling in siblings for name in class_folders(root / sibling)}
+    return root / found, ordered_classes(names)
 
 
 def load_folder_split(path: str | Path, split: str, *, size: int | None = None) -> ImageSet:
@@ -98,49 +176,35 @@ def load_folder_split(path: str | Path, split: str, *, size: int | None = None) 
       FileNotFoundError: no folder of the split.
       ValueError: as in `load_folder`.
     """
-    root = Path(path)
-    folders = class_folders(root)
-    standing_in = {
-        "test": ("test", "val", "validation"),
-        "val": ("val", "validation"),
-        "validation": ("validation", "val"),
-    }
-    candidates = standing_in.get(split, (split,))
-    found = next((name for name in candidates if name in folders), None)
-    if found is None:
-        raise FileNotFoundError(
-            f"{root} has no folder for the split {split!r}; looked for {', '.join(candidates)} "
-            f"and found {_some(folders) if folders else 'no folders'}. Expected "
-            f"{root}/{split}/CLASS/*.png."
+    folder, classes = split_folder(path, split)
+    return load_folder(folder, size=size, class_names=classes)
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """The sorted names of the image files and of the folders in a folder, without hidden ones."""
+    files: list[str] = []
+    folders: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] == ".":
+                continue
+            if entry.is_dir():
+                folders.append(name)
+            elif os.path.splitext(name)[1].lower() in SUFFIXES:
+                files.append(name)
+    return sorted(files), sorted(folders)
+
+
+def _unlike_a_class(root: Path, name: str, members: list[str], inner: list[str]) -> str:
+    if members:
+        return (
+            f"The class folder {root / name} holds {len(members)} images and also folders "
+            f"({some(inner)}); images are looked for one level down, so move those elsewhere."
         )
-    siblings = {*folder_splits(root), found}
-    classes = sorted({name for sibling in siblings for name in class_folders(root / sibling)})
-    return load_folder(root / found, size=size, class_names=classes)
-
-
-def _named(images: ImageSet, files: Sequence[Path], root: Path) -> ImageSet:
-    return dataclasses.replace(images, names=tuple(str(file.relative_to(root)) for file in files))
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
-
-
-def _decode(files: list[Path], size: int | None) -> np.ndarray:
-    from entropax.data.decoding import decode_images
-
-    return decode_images(files, name=lambda i: str(files[i]), size=size)
-
-
-def _no_images_in_class(root: Path, name: str) -> str:
     message = f"The class folder {root / name} holds no images ({', '.join(SUFFIXES)})"
-    inner = class_folders(root / name)
     if name in SPLITS and inner:
         return f"{message}; it looks like a split: load {root / name}, or pass split={name!r}."
     if inner:
-        return f"{message}, but folders ({_some(inner)}); images are looked for one level down."
+        return f"{message}, but folders ({some(inner)}); images are looked for one level down."
     return f"{message}; remove it or fill it."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")

@@ -124,6 +124,22 @@ def test_missing_and_empty_folders(tmp_path):
         load_folder(tmp_path)
 
 
+def test_images_in_folders_of_a_class_are_not_lost_silently(tmp_path):
+    save(tmp_path / "cat" / "1.png", rgb())
+    save(tmp_path / "cat" / "more" / "2.png", rgb())
+    with pytest.raises(ValueError, match=r"cat holds 1 images and also folders \(more\)"):
+        load_folder(tmp_path)
+
+
+def test_folders_called_by_numbers_are_labels_by_value(tmp_path):
+    for number in range(11):
+        save(tmp_path / str(number) / "1.png", rgb())
+    data = load_folder(tmp_path)
+    assert data.class_names == tuple(str(number) for number in range(11))
+    assert data.names[10] == "10/1.png"
+    np.testing.assert_array_equal(data.labels, np.arange(11))
+
+
 def test_images_beside_class_folders_are_not_lost_silently(tmp_path):
     save(tmp_path / "cat" / "1.png", rgb())
     save(tmp_path / "stray.png", rgb())
