@@ -6,6 +6,8 @@ from typing import Any
 
 import tyro
 
+from entropax.experiments.compilation_cache import use_compilation_cache
+
 
 def run_command(
     run: Callable[[Any], object], config: type, module: Any, args: Sequence[str] | None
@@ -13,6 +15,7 @@ def run_command(
     """Run a program with a `Config` made of the command line.
 
     Wrong input ends with one sentence and exit code 2, a numerical failure with 1, Ctrl-C with 130.
+    Compiled programs are kept for the next time.
 
     Args:
       run: the program.
@@ -20,6 +23,7 @@ def run_command(
       module: its package; the name is the command, the docstring its description.
       args: the words of the command line; by default those of this process.
     """
+    use_compilation_cache()
     try:
         run(
             tyro.cli(

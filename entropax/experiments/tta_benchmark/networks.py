@@ -13,7 +13,8 @@ from jaxtyping import Float
 
 from entropax.checkpoint import restore_variables, save_variables
 from entropax.data import ImageSet
-from entropax.models import ConvNet, ResNet, cifar_resnet, fit_classifier, load_tensors
+from entropax.models import ConvNet, ResNet, fit_classifier
+from entropax.models import load_published as published_network
 from entropax.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from entropax.types import Array, Variables
 
@@ -153,14 +154,16 @@ def load_published(path: Path, seeds: Sequence[int], images: ImageSet) -> list[N
       FileNotFoundError: there is no such file.
       ValueError: it is not a network for these images; the message names the file.
     """
-    try:
-        module, variables = cifar_resnet(load_tensors(path))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    published = published_network(path)
+    module: Any = published.module
     classes = len(images.class_names)
     if module.num_classes != classes:
         raise ValueError(
             f"{path}: the network has {module.num_classes} classes, the images have {classes}."
         )
-    wrapped = {collection: {"network": values} for collection, values in variables.items()}
-    return [Network(path.stem, seed, Normalised(module), wrapped) for seed in seeds]
+    wrapped = {
+        collection: {"network": values} for collection, values in published.variables.items()
+    }
+    _, _, _, mean, std, _ = published.inputs
+    normalised = Normalised(module, mean, std)
+    return [Network(path.stem, seed, normalised, wrapped) for seed in seeds]

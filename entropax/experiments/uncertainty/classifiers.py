@@ -4,26 +4,38 @@ import importlib
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from entropax import data
 from entropax.checkpoint import restore_variables, save_variables
+from entropax.data.folder import folder_splits
+from entropax.data.image_folder import index_folder
+from entropax.data.loader import image_batches
 from entropax.experiments.labelled_images import Labelled, Parts, labelled, load_parts
+from entropax.experiments.published_networks import (
+    Network,
+    folder_checksum,
+    labelled_folder,
+    load_network,
+)
 from entropax.experiments.uncertainty.config import Config
 from entropax.experiments.uncertainty.networks import NETWORKS
 from entropax.experiments.uncertainty.sources import Outputs
-from entropax.models.convert import cifar_resnet, load_tensors
-from entropax.models.inputs import normalised_inputs
 from entropax.models.statistics import running_statistics
+from entropax.models.tensors import weights_file
 from entropax.models.training import fit_classifier
 from entropax.types import ApplyFn, Variables
 
 _DIGITS_TEST = 797
 _BATCH = 500
+# Of full-size images.
+_FOLDER_BATCH = 50
 
 
 class Trained:
@@ -76,38 +88,72 @@ class Trained:
 
 
 class Weights:
-    """Published residual networks for CIFAR on the test images of a data set.
+    """Published networks on the test images of a data set.
+
+    Folders of images are read in the way that each network expects; other images have the size that
+    they have.
 
     Args:
       config: which files, and which data.
     """
 
     def __init__(self, config: Config) -> None:
+        self.config = config
         self.paths = {path.stem: path for path in config.weights}
         if len(self.paths) < len(config.weights):
             raise ValueError(f"`weights` must have different names, got {config.weights}.")
-        self.test = _test_images(config)
         self.names = list(self.paths)
-        self.settings = {"checksums": [self.test.checksum()]}
         self.title = config.data
+        if config.data == "folder":
+            assert config.path is not None
+            self.test = None
+            split = "test" if folder_splits(config.path) else None
+            checksum = folder_checksum(index_folder(config.path, split=split))
+        else:
+            self.test = _test_images(config)
+            checksum = self.test.checksum()
+        self.settings = {"checksums": [checksum]}
 
-    def identity(self, name: str) -> int:
-        """Checksum of the file."""
-        path = self.paths[name]
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file of weights at {path}.")
-        return zlib.crc32(path.read_bytes())
+    def identity(self, name: str) -> list[Any]:
+        """Checksum of the file, and how images are read."""
+        config = self.config
+        reading = (config.resize, config.crop, config.interpolation, config.mean, config.std)
+        return [zlib.crc32(weights_file(self.paths[name]).read_bytes()), *reading, config.precision]
 
     def load(self, name: str) -> Outputs:
         """Apply a network; see `Source`."""
         path = self.paths[name]
-        tensors = load_tensors(path)
-        try:
-            module, variables = cifar_resnet(tensors)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        apply_fn = normalised_inputs(running_statistics(module))
-        return _applied(str(path), apply_fn, variables, self.test)
+        network = load_network(path, self.config)
+        if self.test is None:
+            return _outputs(str(path), *self._on_folder(network), network.variables)
+        return _applied(str(path), network.source_fn(), network.variables, self.test)
+
+    def _on_folder(
+        self, network: Network
+    ) -> tuple[Float[np.ndarray, "n c"], Int[np.ndarray, " n"]]:
+        """Logits and labels, both among the classes that the folder has."""
+        config = self.config
+        assert config.path is not None
+        folder = labelled_folder(config.path, network, config)
+        if folder.labels is None:
+            raise ValueError(f"{config.path} has no class folders: its images need labels.")
+        rows = np.random.default_rng(0).permutation(len(folder))[: config.max_test]
+        apply_fn, variables = jax.jit(network.source_fn()), network.variables
+        found, readable = [], []
+        batches = image_batches(
+            folder,
+            network.preprocessing,
+            batch_size=min(_FOLDER_BATCH, len(rows)),
+            order=rows,
+            workers=config.workers,
+            on_error=config.on_error,
+        )
+        for batch in batches:
+            found.append(np.asarray(apply_fn(variables, np.float32(batch.x) / 255))[batch.where])
+            readable.append(batch.rows[batch.where])
+        classes = np.unique(folder.labels)
+        logits = np.concatenate(found)[:, classes]
+        return logits, np.searchsorted(classes, folder.labels[np.concatenate(readable)])
 
 
 class Checkpoints:
@@ -211,16 +257,25 @@ def _applied(name: str, apply_fn: ApplyFn, variables: Variables, images: Labelle
             for i in range(0, len(images.x), _BATCH)
         ]
     )
+    return _outputs(name, logits, images.labels, variables)
+
+
+def _outputs(
+    name: str,
+    logits: Float[np.ndarray, "..."],
+    labels: Int[np.ndarray, " n"],
+    variables: Variables,
+) -> Outputs:
     if logits.ndim != 2:
         raise ValueError(
             f"{name}: the network has to give logits [n, c], got the shape {logits.shape}."
         )
-    if images.labels.max() >= logits.shape[1]:
+    if labels.max() >= logits.shape[1]:
         raise ValueError(
             f"{name}: the network has {logits.shape[1]} classes, the images have labels up to "
-            f"{images.labels.max()}."
+            f"{labels.max()}."
         )
     if not np.isfinite(logits).all():
         raise ValueError(f"{name}: the logits of the network hold NaN or infinity.")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return Outputs(logits, images.labels.astype(np.int32), {"parameters": parameters})
+    return Outputs(logits, labels.astype(np.int32), {"parameters": parameters})

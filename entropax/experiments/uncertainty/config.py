@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from entropax.experiments.data_options import DataOptions
+from entropax.experiments.published_networks import InputOptions
 
 ScoreName: TypeAlias = Literal[
     "max_softmax",
@@ -20,7 +21,7 @@ HIGHER = ("accuracy", "auroc", "coverage")
 
 
 @dataclass(frozen=True)
-class Config(DataOptions):
+class Config(DataOptions, InputOptions):
     """How well models know when they are right, many of them on the same examples."""
 
     run_dir: Path | None = None
@@ -31,13 +32,13 @@ class Config(DataOptions):
     outputs: Path | None = None
     """A folder of .npz files with `logits` [n, c] and `labels` [n], one file a model."""
     weights: tuple[Path, ...] = ()
-    """Published ResNets for CIFAR (.npz, .safetensors, .th), for the test images of --data."""
+    """Published networks (.pth, .safetensors, .npz, or their folders) for the images of --data."""
     module: str | None = None
     """PACKAGE.MODULE:NAME of your linen module, or of a function that returns it."""
     checkpoints: tuple[Path, ...] = ()
     """Folders of variables of --module, one a model, for the test images of --data."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What to do with a file that is broken or holds NaN."""
+    """What to do with a file that is broken or holds NaN, and with an image that cannot be read."""
 
     networks: tuple[str, ...] = ()
     """Networks to train if no models are given; by default all."""
@@ -73,6 +74,7 @@ class Config(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        InputOptions.__post_init__(self)
         for name in ("run_dir", "outputs"):
             if (place := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(place))  # a string does as well
@@ -99,6 +101,8 @@ class Config(DataOptions):
         for accuracy in self.accuracies:
             if not 0 <= accuracy <= 1:
                 raise ValueError(f"`accuracies` must be in [0, 1], got {accuracy}.")
+        if self.weights and self.data == "folder" and self.size is not None:
+            raise ValueError("Published networks say how images are resized: give no --size.")
         if bool(self.module) != bool(self.checkpoints):
             raise ValueError("--module and --checkpoints go together.")
         if sum(map(bool, (self.outputs, self.weights, self.checkpoints, self.networks))) > 1:

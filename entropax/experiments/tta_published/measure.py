@@ -1,0 +1,212 @@
+"""One folder of images: adapt to it while it is read, note flips and accuracies."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int
+
+from entropax import tta
+from entropax.data import corruptions
+from entropax.data.image_folder import ImageFolder
+from entropax.data.loader import ImageBatch, image_batches
+from entropax.data.streams import shuffled_stream
+from entropax.data.subsets import restrict_logits
+from entropax.estimation import average_confidence
+from entropax.experiments.published_networks import Network
+from entropax.experiments.tta.config import Eta, Rdumb, Tent
+from entropax.experiments.tta_published.config import Config
+from entropax.types import Array, Batch, Variables
+
+
+class Shift(NamedTuple):
+    """A folder, and what is done to its images.
+
+    Attributes:
+      name: of the corruption; `"clean"`, or the folder's name, for images as they are.
+      severity: 1 to 5; 0 for images as they are.
+      folder: its files.
+      corrupt: whether the images are still to be corrupted.
+    """
+
+    name: str
+    severity: int
+    folder: ImageFolder
+    corrupt: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.severity}" if self.severity else self.name
+
+
+class Compiled(NamedTuple):
+    """The network and its adapter on uint8 images, each part compiled once for all folders."""
+
+    init: Callable[[Variables], tta.State]
+    step: Callable[[tta.State, Batch], tuple[tta.State, tta.Info]]
+    source: Callable[[Variables, Array], Array]
+    predict: Callable[[tta.State, Batch], Array]
+
+
+def compile_adapter(network: Network, config: Config) -> Compiled:
+    """The adapter that `config` names, for a published network."""
+    apply_fn, classes = network.batch_fn(), network.num_classes
+    tx = optax.sgd(config.learning_rate, momentum=config.momentum)
+    # The published constants for ImageNet; for other numbers of classes the same rule.
+    limits = tta.IMAGENET_LIMITS if classes == 1000 else None
+    match config.method:
+        case Tent():
+            adapter = tta.tent(apply_fn, tx)
+        case Eta():
+            adapter = tta.eta(apply_fn, tx, num_classes=classes, limits=limits)
+        case Rdumb(period):
+            adapter = tta.rdumb(apply_fn, tx, num_classes=classes, period=period, limits=limits)
+    on_pixels = tta.map_inputs(adapter, _as_float)
+    source_fn = network.source_fn()
+    return Compiled(
+        jax.jit(on_pixels.init),
+        jax.jit(on_pixels.step),
+        jax.jit(lambda variables, x: source_fn(variables, _as_float(x))),
+        jax.jit(on_pixels.predict),
+    )
+
+
+def measure(
+    network: Network,
+    compiled: Compiled,
+    shift: Shift,
+    config: Config,
+    on_batch: Callable[[str], None],
+) -> dict[str, Any]:
+    """Adapt to a folder; one line of metrics.jsonl.
+
+    Args:
+      network: as published.
+      compiled: from `compile_adapter`.
+      shift: which images.
+      config: the options.
+      on_batch: called after each batch with what it was for.
+
+    Raises:
+      FloatingPointError: a step was not finite.
+      ValueError: an image cannot be read, unless these are skipped.
+    """
+    folder, n = shift.folder, len(shift.folder)
+    held = np.random.default_rng(config.seed + 2).permutation(n)[: config.held]
+    state = compiled.init(network.variables)
+
+    def predict_held(what: str, *predictions: Callable[[ImageBatch], Array]) -> list[np.ndarray]:
+        found: list[list[np.ndarray]] = [[] for _ in predictions]
+        for batch in _batches(network, shift, held, config):
+            for logits, predict in zip(found, predictions, strict=True):
+                logits.append(np.asarray(predict(batch)))
+            readable.append(batch.where)
+            on_batch(what)
+        return [np.concatenate(logits)[: len(held)] for logits in found]
+
+    readable: list[np.ndarray] = []
+    start = state
+    source, before = predict_held(
+        "predicting",
+        lambda batch: compiled.source(network.variables, jnp.asarray(batch.x)),
+        lambda batch: compiled.predict(start, _batch(batch)),
+    )
+    where = np.concatenate(readable)[: len(held)]
+
+    order = shuffled_stream(
+        n, batch_size=config.batch_size, steps=config.steps, seed=config.seed + 1
+    )
+    selected, right, seen = [], 0, 0
+    classes = None if folder.labels is None else np.unique(folder.labels)
+    for i, batch in enumerate(_batches(network, shift, np.asarray(order.x).ravel(), config)):
+        real = batch.where & np.asarray(order.where[i])
+        state, info = compiled.step(state, Batch(jnp.asarray(batch.x), jnp.asarray(real)))
+        if not info.finite:
+            raise FloatingPointError(
+                f"{shift}: step {i} met values that are not finite. Give a lower --learning-rate, "
+                "and another --run-dir."
+            )
+        selected.append(int(info.selected))
+        if classes is not None:
+            assert batch.labels is not None
+            hits = _classes(np.asarray(info.logits), classes) == batch.labels
+            right, seen = right + int(hits[real].sum()), seen + int(real.sum())
+        on_batch("adapting")
+    end = state
+    (adapted,) = predict_held("predicting", lambda batch: compiled.predict(end, _batch(batch)))
+
+    flips = tta.Flips(
+        labels0=jnp.argmax(before, axis=-1),
+        confidence0=jnp.max(jax.nn.softmax(before), axis=-1),
+        labels=jnp.argmax(adapted, axis=-1)[None],
+        steps=jnp.array([config.steps]),
+        where=jnp.asarray(where),
+        selected=jnp.asarray(selected),
+        finite=jnp.ones(len(selected), bool),
+    )
+    record: dict[str, Any] = {
+        "name": shift.name,
+        "severity": shift.severity,
+        "images": n,
+        "held": int(where.sum()),
+        "weighted_flips": float(flips.weighted[0]),
+        "weighted_flips_stderr": float(flips.weighted_stderr[0]),
+        "unweighted_flips": float(flips.unweighted[0]),
+        "unweighted_flips_stderr": float(flips.unweighted_stderr[0]),
+        "selected": float(np.mean(selected)),
+    }
+    for name, logits in (("source", source), ("batch_statistics", before), ("adapted", adapted)):
+        record[f"{name}_confidence"] = float(average_confidence(jnp.asarray(logits[where])))
+        if folder.labels is not None:
+            hits = _classes(logits, np.unique(folder.labels)) == folder.labels[held]
+            record[name] = float(hits[where].mean())
+    if seen:
+        record["online"] = right / seen
+    return record
+
+
+def batches(images: int, config: Config) -> int:
+    """How often `measure` calls `on_batch`."""
+    held = min(images, config.held)
+    return config.steps + 2 * -(-held // config.batch_size)
+
+
+def _batch(batch: ImageBatch) -> Batch:
+    return Batch(jnp.asarray(batch.x), jnp.asarray(batch.where))
+
+
+def _batches(
+    network: Network, shift: Shift, rows: Int[np.ndarray, " n"], config: Config
+) -> Iterator[ImageBatch]:
+    found = image_batches(
+        shift.folder,
+        network.preprocessing,
+        batch_size=config.batch_size,
+        order=rows,
+        workers=config.workers,
+        on_error=config.on_error,
+    )
+    return (_corrupted(batch, shift, config) for batch in found) if shift.corrupt else found
+
+
+def _corrupted(batch: ImageBatch, shift: Shift, config: Config) -> ImageBatch:
+    """Corrupt image by image, so that an image looks the same whenever it is visited."""
+    x = batch.x.copy()
+    for place in np.flatnonzero(batch.where):
+        seed = zlib.crc32(f"{config.seed} {batch.rows[place]}".encode())
+        x[[place]] = corruptions.corrupt(x[[place]], shift.name, shift.severity, seed=seed)
+    return batch._replace(x=x)
+
+
+def _as_float(x: Array) -> Float[Array, "b h w channels"]:
+    return jnp.asarray(x, jnp.float32) / 255
+
+
+def _classes(
+    logits: Float[np.ndarray, "n c"], classes: Int[np.ndarray, " k"]
+) -> Int[np.ndarray, " n"]:
+    """Predictions among the classes that the folder has."""
+    return np.argmax(np.asarray(restrict_logits(jnp.asarray(logits), classes)), axis=-1)

@@ -1,0 +1,153 @@
+"""The program from top to bottom."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import entropax
+from entropax.experiments import tta_published
+from entropax.experiments.command_line import run_command
+from entropax.experiments.memory import peak_memory
+from entropax.experiments.published_networks import (
+    Network,
+    corrupted_folders,
+    folder_checksum,
+    labelled_folder,
+    load_network,
+    weights_checksum,
+)
+from entropax.experiments.run_folder import open_run
+from entropax.experiments.tables import csv_text, make_console
+from entropax.experiments.tta_published.config import Config
+from entropax.experiments.tta_published.measure import Shift, batches, compile_adapter, measure
+from entropax.experiments.tta_published.report import (
+    estimated,
+    read_curve,
+    remarks,
+    results_table,
+    write_fit,
+)
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Load the network, adapt to every folder, fit the curve or read accuracies off it.
+
+    Returns:
+      One dictionary a folder, the columns of results.csv. Rates are in [0, 1].
+
+    Raises:
+      FileNotFoundError: weights or images are not there.
+      FloatingPointError: a step was not finite; finished folders are kept.
+      ValueError: weights, images, curve or run folder do not fit the settings.
+    """
+    network = load_network(config.weights, config)
+    checksum = weights_checksum(network.variables)
+    curve = None if config.fit else read_curve(config, checksum)
+    shifts = find_shifts(config, network)
+    path = config.run_dir or default_run_dir(config)
+    folder = open_run(path, _settings(config, network, checksum, shifts))
+    compiled = compile_adapter(network, config)
+    done = {(record["name"], record["severity"]) for record in folder.records()}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = make_console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        total = sum(batches(len(shift.folder), config) for shift in shifts)
+        task = progress.add_task("Batches", total=total)
+        for shift in shifts:
+            if (shift.name, shift.severity) in done:
+                progress.advance(task, batches(len(shift.folder), config))
+                continue
+            folder.append(
+                measure(
+                    network,
+                    compiled,
+                    shift,
+                    config,
+                    lambda what, shift=shift: progress.update(  # type: ignore[misc]
+                        task, advance=1, description=f"{shift}: {what}"
+                    ),
+                )
+            )
+    measured = {(record["name"], record["severity"]): record for record in folder.records()}
+    rows = [measured[shift.name, shift.severity] for shift in shifts]
+    if config.fit:
+        write_fit(folder, config, rows, checksum)
+        lines = [*remarks(None, rows), f"Use the curve with --curve {path}."]
+    else:
+        assert curve is not None
+        rows = [estimated(config, curve, row) for row in rows]
+        folder.write("results.csv", csv_text(rows))
+        lines = remarks(curve, rows)
+    console = make_console()
+    console.print(results_table(config, rows))
+    files = ", ".join(sorted(file.name for file in path.iterdir()))
+    for line in (*lines, f"peak memory {peak_memory()}", f"{path}: {files}"):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return rows
+
+
+def find_shifts(config: Config, network: Network) -> list[Shift]:
+    """The folders to adapt to, in order.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: it holds no images, or, for a fit, images without labels or too few folders.
+    """
+    found = corrupted_folders(config.path)
+    if found is not None:
+        shifts = [
+            Shift(*key, labelled_folder(path, network, config), corrupt=False)
+            for key, path in found.items()
+        ]
+    elif config.fit:
+        folder = labelled_folder(config.path, network, config)
+        shifts = [Shift("clean", 0, folder, corrupt=False)]
+        shifts += [
+            Shift(name, severity, folder, corrupt=True)
+            for name in config.calibration
+            for severity in config.severities
+        ]
+    else:
+        folder = labelled_folder(config.path, network, config)
+        shifts = [Shift(config.path.resolve().name, 0, folder, corrupt=False)]
+    for shift in shifts:
+        if len(shift.folder) < 2:
+            raise ValueError(f"{shift.folder.root} holds one image; counting flips takes two.")
+        if config.fit and shift.folder.labels is None:
+            raise ValueError(
+                f"{shift.folder.root} has no class folders; a curve is fitted on labelled images."
+            )
+    if config.fit and len(shifts) < 4:
+        raise ValueError(
+            f"A curve takes 4 folders or more, got {len(shifts)}; name more --severities or "
+            "--calibration corruptions."
+        )
+    return shifts
+
+
+def default_run_dir(config: Config) -> Path:
+    """Where a run goes if it is not said."""
+    name = f"tta-{config.weights.stem}-{config.path.resolve().name}"
+    return Path("runs") / (f"{name}-fit" if config.fit else name)
+
+
+def _settings(
+    config: Config, network: Network, checksum: int, shifts: list[Shift]
+) -> dict[str, Any]:
+    """All that the measurements depend on; the curve and its form are not among it."""
+    return {
+        "weights": checksum,
+        "inputs": list(network.inputs),
+        **config.adaptation,
+        "seed": config.seed,
+        "on_error": config.on_error,
+        "folders": {str(shift): folder_checksum(shift.folder) for shift in shifts},
+        "entropax": entropax.__version__,
+    }
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run from the command line; wrong input ends with one sentence and exit code 2."""
+    run_command(run, Config, tta_published, args)
