@@ -19,6 +19,7 @@ from entropax.estimation import fit_flip_curve, published_accuracy
 from entropax.experiments import tta_published
 from entropax.experiments.tta.config import Tent
 from entropax.experiments.tta_published import Config, program
+from entropax.experiments.tta_published.report import estimated, read_curve
 from entropax.models import (
     batch_statistics,
     load_published,
@@ -269,3 +270,19 @@ def test_the_command_of_tta_takes_weights(tmp_path):
     assert ended.returncode == 2
     assert "resnet50-0676ba61.pth" in ended.stderr
     assert ended.stderr.startswith("error: ")
+
+
+def test_where_nothing_could_flip_there_is_no_estimate(small, fitted, place):
+    record = {
+        "weighted_flips": 0.0,
+        "weighted_flips_stderr": 0.0,
+        "unweighted_flips": 0.0,
+        "unweighted_flips_stderr": 0.0,
+        "selected": 0.0,
+    }
+    published = read_curve(small, weights=0)
+    assert np.isnan(estimated(small, published, record)["estimate"])
+    using = dataclasses.replace(small, curve=str(place / "fit"))
+    content = json.loads((place / "fit" / "curve.json").read_text())
+    row = estimated(using, read_curve(using, content["weights"]), record)
+    assert (row["lower"], row["upper"], row["extrapolated"]) == (0, 1, True)

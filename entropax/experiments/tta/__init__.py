@@ -19,6 +19,10 @@ estimates.png, the source network (orbax), and the adapted predictions for the t
 was stopped goes on at the first unfinished split when the same command is given again; with another
 target it adapts to that alone.
 
+A published network, for folders of images of any size (`entropax.experiments.tta_published`):
+
+    python -m entropax.experiments.tta --data folder --path IMAGES --weights resnet50-0676ba61.pth
+
 The method is that of O. Press et al., "The entropy enigma: success and failure of entropy
 minimization" (2024).
 """

@@ -1,6 +1,7 @@
 """What a run found: a fitted curve, or accuracies read off one."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,15 +118,18 @@ def read_curve(config: Config, weights: int) -> Curve:
 
 
 def estimated(config: Config, curve: Curve, record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the accuracy that its flips stand for; an interval only of a fitted curve."""
+    """A record with the accuracy that its flips stand for; NaN where nothing could flip.
+
+    Only a fitted curve gives an interval, which is then [0, 1].
+    """
     rate, stderr = record[f"{curve.flips}_flips"], record[f"{curve.flips}_flips_stderr"]
     row = {**record, "curve": curve.name, "estimate_of": curve.target}
+    # Where no prediction was certain enough to learn from, none could flip either.
+    idle = record["selected"] == 0
     if curve.fitted is None:
-        row["estimate"] = float(published_accuracy(rate, curve.name))
+        row["estimate"] = float("nan") if idle else float(published_accuracy(rate, curve.name))
     else:
         found = curve.fitted.estimate(rate, stderr=stderr, level=config.level)
-        # Where no prediction was certain enough to learn from, none could flip either.
-        idle = record["selected"] == 0
         row |= {
             "estimate": float(found.value),
             "lower": 0.0 if idle else float(found.lower),
@@ -178,7 +182,7 @@ def remarks(curve: Curve | None, rows: list[dict[str, Any]]) -> list[str]:
     if idle:
         lines.append(
             f"No prediction was certain enough to learn from in {len(idle)} of {len(rows)} "
-            f"({', '.join(dict.fromkeys(idle))}): none could flip, and their flips mean nothing."
+            f"({', '.join(dict.fromkeys(idle))}): none could flip, and no flip says nothing there."
         )
     if any(row.get("extrapolated") for row in rows):
         lines.append("*: more or fewer flips than in any folder of the fit.")
@@ -194,7 +198,9 @@ def _estimate(row: dict[str, Any]) -> str:
 
 
 def _percent(rate: float | None) -> str:
-    return "" if rate is None else f"{100 * rate:.1f}"
+    if rate is None:
+        return ""
+    return "-" if math.isnan(rate) else f"{100 * rate:.1f}"
 
 
 def _words(name: str) -> str:
