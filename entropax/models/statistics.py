@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Bool, Float
 
 from entropax.types import ApplyFn, Array, Variables
@@ -161,33 +163,98 @@ def _normalise(
         return cast(Array, value).reshape(broadcast)
 
     x32 = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mask = where.reshape((-1,) + (1,) * (x.ndim - 1))
-
-    # A padded row may hold anything, NaN included: cleared first, or its gradient would be NaN.
-    real = jnp.where(mask, x32, 0)
-    places = math.prod(x.shape[axis] for axis in over[1:])
-    count = jnp.maximum(jnp.sum(where), 1) * places
-    mean = jnp.sum(real, axis=over, keepdims=True) / count
-    deviation = jnp.where(mask, real - mean, 0)
-    var = jnp.sum(jnp.square(deviation), axis=over, keepdims=True) / count
-
-    weight = jnp.where(jnp.any(where), batch_weight, 0)
+    weight = jnp.where(jnp.any(where), jnp.asarray(batch_weight, x32.dtype), 0)
     running_mean, running_var = variable("batch_stats", "mean"), variable("batch_stats", "var")
-    mean = weight * mean + (1 - weight) * running_mean
-    var = weight * var + (1 - weight) * running_var
     if layer.is_mutable_collection("batch_stats"):
+        average = _average(where, x.shape, over)
+        mean = average(x32)
+        var = average(jnp.square(x32 - mean))
+        mean = weight * mean + (1 - weight) * running_mean
+        var = weight * var + (1 - weight) * running_var
         for name, value in (("mean", mean), ("var", var)):
             before = cast(Array, layer.get_variable("batch_stats", name))
             layer.put_variable(
                 "batch_stats", name, value.reshape(before.shape).astype(before.dtype)
             )
 
-    y = (x32 - mean) / jnp.sqrt(var + layer.epsilon)
     dtypes = [x.dtype]
+    scale, bias = jnp.ones(broadcast, x32.dtype), jnp.zeros(broadcast, x32.dtype)
     if layer.use_scale:
         scale = variable("params", "scale")
-        y, dtypes = y * scale, [*dtypes, scale.dtype]
+        dtypes.append(scale.dtype)
     if layer.use_bias:
         bias = variable("params", "bias")
-        y, dtypes = y + bias, [*dtypes, bias.dtype]
+        dtypes.append(bias.dtype)
+    apply = _normalised(over, layer.epsilon)
+    y = apply(x32, where, weight, running_mean, running_var, scale, bias)
     return y.astype(layer.dtype or jnp.result_type(*dtypes))
+
+
+def _average(
+    where: Bool[Array, " b"], shape: tuple[int, ...], over: tuple[int, ...]
+) -> Callable[[Array], Array]:
+    """The mean over the real examples and all their places.
+
+    Examples are left out after the sum over places, not before: no array of the images' size is
+    written for it, and a padded row may hold anything, NaN included.
+    """
+    count = jnp.maximum(jnp.sum(where), 1) * math.prod(shape[axis] for axis in over[1:])
+    mask = where.reshape((-1,) + (1,) * (len(shape) - 1))
+
+    def average(values: Array) -> Array:
+        rows = jnp.sum(values, axis=over[1:], keepdims=True)
+        return jnp.sum(jnp.where(mask, rows, 0), axis=0, keepdims=True) / count
+
+    return average
+
+
+def _normalised(over: tuple[int, ...], epsilon: float) -> Callable[..., Array]:
+    r"""Normalisation of `(x, where, batch weight, running mean and variance, scale, bias)`.
+
+    Its tangent is written down, since what JAX derives from the two sums keeps four arrays of the
+    images' size for the gradient, and this one: with the deviations $d = x - \mu_{\text{batch}}$
+    and $w = \gamma \dot x / \sigma$,
+
+    $$\dot y = w - a\,\bar w + \hat x\,(\dot\gamma - a\,\overline{w d} / \sigma) + \dot\beta.$$
+    """
+
+    def value(
+        x: Array,
+        where: Array,
+        weight: Array,
+        running_mean: Array,
+        running_var: Array,
+        scale: Array,
+        bias: Array,
+    ) -> tuple[Array, Array, Array, Array]:
+        average = _average(where, x.shape, over)
+        mean = average(x)
+        deviation = x - mean
+        var = average(jnp.square(deviation))
+        inverse = 1 / jnp.sqrt(weight * var + (1 - weight) * running_var + epsilon)
+        shift = (1 - weight) * (mean - running_mean) * inverse
+        y = deviation * (inverse * scale) + (shift * scale + bias)
+        return y, deviation, inverse, shift
+
+    @jax.custom_jvp
+    def apply(*operands: Array) -> Array:
+        return value(*operands)[0]
+
+    def jvp(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+        x, where, weight, _, _, scale, _ = primals
+        y, deviation, inverse, shift = value(*primals)
+        x_dot, _, _, mean_dot, var_dot, scale_dot, bias_dot = (
+            0 if isinstance(tangent, SymbolicZero) else tangent for tangent in tangents
+        )
+        slope = scale_dot - scale * jnp.square(inverse) * (1 - weight) * var_dot / 2
+        constant = bias_dot - scale * inverse * (1 - weight) * mean_dot
+        if isinstance(tangents[0], SymbolicZero):
+            return y, deviation * (inverse * slope) + (constant + shift * slope)
+        average = _average(where, x.shape, over)
+        moved = x_dot * (inverse * scale)
+        slope -= weight * inverse * average(moved * deviation)
+        constant -= weight * average(moved)
+        return y, moved + deviation * (inverse * slope) + (constant + shift * slope)
+
+    apply.defjvp(jvp, symbolic_zeros=True)
+    return apply

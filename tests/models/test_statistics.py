@@ -214,3 +214,53 @@ def test_moving_statistics_of_any_axis_precision_and_norm():
 def test_bad_momentum(momentum):
     with pytest.raises(ValueError, match=r"`momentum` must be in \(0, 1\]"):
         moving_statistics(ConvNet(3), momentum=momentum)
+
+
+@pytest.mark.parametrize("batch_weight", [1.0, 0.3])
+@pytest.mark.parametrize("real", [(1, 1, 0, 1, 0), (0, 0, 0, 0, 0), (1, 1, 1, 1, 1)])
+def test_derivatives_are_those_of_the_formula(batch_weight, real):
+    """Values, tangents, gradients, and tangents of gradients, one network or several at a time."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 6)
+        x = 3 + jax.random.normal(keys[0], (5, 3, 2, 2), float)
+        where = jnp.array(real, bool)
+        module = nn.BatchNorm(use_running_average=True, param_dtype=float, dtype=float)
+        variables = module.init(keys[1], x)
+        variables = jax.tree.map(
+            lambda a: a + jax.random.uniform(keys[2], a.shape, a.dtype), variables
+        )
+        tangents = jax.tree.map(
+            lambda a: jax.random.normal(keys[3], a.shape, a.dtype), (variables, x)
+        )
+        weights = jax.random.normal(keys[4], x.shape, float)
+
+        def by_formula(variables, x):
+            mask, stats = where[:, None, None, None], variables["batch_stats"]
+            count = jnp.maximum(where.sum(), 1) * 6
+            mean = jnp.sum(jnp.where(mask, x, 0), (0, 1, 2)) / count
+            var = jnp.sum(jnp.where(mask, (x - mean) ** 2, 0), (0, 1, 2)) / count
+            share = jnp.where(where.any(), jnp.asarray(batch_weight, float), 0)
+            mean = share * mean + (1 - share) * stats["mean"]
+            var = share * var + (1 - share) * stats["var"]
+            affine = variables["params"]
+            return (x - mean) / jnp.sqrt(var + 1e-5) * affine["scale"] + affine["bias"]
+
+        def ours(variables, x):
+            return batch_statistics(module, batch_weight=batch_weight)(variables, x, where)
+
+        def everything(function):
+            def loss(variables, x):
+                return jnp.sum(jnp.tanh(function(variables, x)) * weights)
+
+            grad = jax.grad(loss, (0, 1))
+            several = jnp.stack([x, 2 * x])
+            return (
+                jax.jvp(function, (variables, x), tangents),
+                jax.jvp(grad, (variables, x), tangents),
+                jax.jvp(lambda variables: function(variables, x), (variables,), tangents[:1]),
+                jax.vmap(jax.grad(loss), (None, 0))(variables, several),
+            )
+
+        found, expected = (jax.jit(everything, static_argnums=0)(f) for f in (ours, by_formula))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
