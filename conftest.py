@@ -9,6 +9,9 @@ import jax
 MAPPINGS = Path("/proc/self/maps")
 MANY = 20_000
 
+# Programs keep what they compile; tests leave nothing behind.
+jax.config.update("jax_enable_compilation_cache", False)
+
 
 def pytest_runtest_teardown(item, nextitem):
     last = nextitem is None or nextitem.path != item.path

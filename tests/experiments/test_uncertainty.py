@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.special
 from models.resnet_tensors import random_tensors
+from PIL import Image
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
@@ -533,6 +534,48 @@ def test_published_weights_on_images(report, no_figures, tmp_path):
             classifiers.Weights(other).load(name)
     with pytest.raises(FileNotFoundError, match="no file of weights"):
         uncertainty.run(dataclasses.replace(config, weights=(tmp_path / "none.npz",)))
+
+
+def test_published_weights_on_a_folder(no_figures, tmp_path):
+    """Logits are those of the library alone, among the classes that have a folder."""
+    np.savez(tmp_path / "resnet.npz", **random_tensors())
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncat\ndog\nelk\n")
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(60, 32, 32, 3), dtype=np.uint8)
+    for i, image in enumerate(images):
+        place = tmp_path / "val" / ("bee", "cat", "elk")[i // 20]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{i:02}.png")
+    (tmp_path / "val" / "elk" / "59.png").write_bytes(b"not an image")
+    config = Config(
+        data="folder",
+        path=tmp_path,
+        weights=(tmp_path / "resnet.npz",),
+        classes=tmp_path / "classes.txt",
+        run_dir=tmp_path / "run",
+        on_error="skip",
+        resamples=20,
+    )
+    source = classifiers.Weights(config)
+    with pytest.warns(UserWarning, match=r"59\.png"):
+        found = source.load("resnet")
+    order = np.random.default_rng(0).permutation(60)
+    order = order[order != 59]
+    np.testing.assert_array_equal(found.labels, order // 20)
+    module, variables = cifar_resnet(random_tensors())
+    x = images[order] / np.float32(255)
+    x = (x - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    expected = module.apply(variables, jnp.asarray(x))[:, [1, 2, 4]]
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-4, atol=1e-4)
+
+    before = source.identity("resnet")
+    assert before == json.loads(json.dumps(before))
+    (tmp_path / "classes.txt").write_text("elk\ndog\ncat\nbee\nant\n")
+    assert source.identity("resnet") != before
+    with pytest.raises(ValueError, match="give no --size"):
+        dataclasses.replace(config, size=32)
+    with pytest.raises(ValueError, match=r"59\.png"):
+        classifiers.Weights(dataclasses.replace(config, on_error="stop")).load("resnet")
 
 
 OWN_MODULE = """

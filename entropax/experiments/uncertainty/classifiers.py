@@ -1,8 +1,10 @@
 """Networks that are applied to images: trained here, published, or the user's own."""
 
 import importlib
+import json
 import math
 import zlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from entropax.data.image_folder import index_folder
 from entropax.data.loader import image_batches
 from entropax.experiments.labelled_images import Labelled, Parts, labelled, load_parts
 from entropax.experiments.published_networks import (
+    InputOptions,
     Network,
     folder_checksum,
     labelled_folder,
@@ -115,10 +118,17 @@ class Weights:
         self.settings = {"checksums": [checksum]}
 
     def identity(self, name: str) -> list[Any]:
-        """Checksum of the file, and how images are read."""
-        config = self.config
-        reading = (config.resize, config.crop, config.interpolation, config.mean, config.std)
-        return [zlib.crc32(weights_file(self.paths[name]).read_bytes()), *reading, config.precision]
+        """Checksum of the weights, and how images are read and numbered, as JSON values."""
+        file = weights_file(self.paths[name])
+        # An index names the files of the weights, which lie beside it.
+        files = sorted(file.parent.glob("*.safetensors")) if file.suffix == ".json" else [file]
+        number = 0
+        for each in files:
+            number = zlib.crc32(each.read_bytes(), number)
+        options = {field.name: getattr(self.config, field.name) for field in fields(InputOptions)}
+        if self.config.classes is not None:
+            options["classes"] = self.config.classes.read_text(encoding="utf-8")
+        return [number, json.loads(json.dumps(options))]
 
     def load(self, name: str) -> Outputs:
         """Apply a network; see `Source`."""

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import entropax
 from entropax.experiments import uncertainty
 from entropax.experiments.command_line import run_command
+from entropax.experiments.published_networks import InputOptions
 from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.tables import make_console
 from entropax.experiments.uncertainty.classifiers import Checkpoints, Trained, Weights
@@ -32,6 +33,7 @@ from entropax.experiments.uncertainty.sources import Files, Outputs, Source
 # Options that change no measurement: a finished run can be reported anew with them, or with more
 # models. Which models there are, their files and the networks to train, is kept in each record.
 _OMITTED = (
+    *(field.name for field in dataclasses.fields(InputOptions)),
     *("run_dir", "data_dir", "path", "size", "outputs", "weights", "module", "checkpoints"),
     *("on_error", "networks", "sort_by"),
 )
