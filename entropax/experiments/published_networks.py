@@ -146,7 +146,15 @@ def labelled_folder(path: Path, network: Network, options: InputOptions) -> Imag
     """
     known = class_names(network, options)
     split = "test" if folder_splits(path) else None
-    folder = index_folder(path, split=split, class_names=known)
+    try:
+        folder = index_folder(path, split=split, class_names=known)
+    except ValueError as error:
+        if known is None or options.classes is not None:
+            raise
+        raise ValueError(
+            f"{error} A network of 1,000 classes is taken for one of ImageNet; for other classes "
+            "name with --classes the folder of each logit."
+        ) from error
     own = known is None and folder.labels is not None
     if own and len(folder.class_names) != network.num_classes:
         raise ValueError(

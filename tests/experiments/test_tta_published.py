@@ -224,6 +224,15 @@ def test_unreadable_images_stop_the_run_or_are_left_out(small, tmp_path):
     assert row["held"] == 24
 
 
+def test_a_network_without_normalisation_is_refused(small, tmp_path):
+    shapes = {"0": (16, 1, 4, 4), "2": (32, 16, 4, 4), "5": (100, 1568), "7": (10, 100)}
+    tensors = {f"{name}.weight": np.zeros(shape, "f4") for name, shape in shapes.items()}
+    tensors |= {f"{name}.bias": np.zeros(shape[0], "f4") for name, shape in shapes.items()}
+    np.savez(tmp_path / "mnist.npz", **tensors)
+    with pytest.raises(ValueError, match=r"mnist\.npz: the network has no normalisation layers"):
+        tta_published.run(dataclasses.replace(small, weights=tmp_path / "mnist.npz"))
+
+
 def test_images_without_labels_get_an_estimate_and_no_fit(small, tmp_path):
     write_images(tmp_path, classes=("loose",), each=12)
     config = dataclasses.replace(small, path=tmp_path / "loose", run_dir=tmp_path / "run", steps=2)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
@@ -29,6 +30,7 @@ from entropax.experiments.tta_published.report import (
     results_table,
     write_fit,
 )
+from entropax.parameters import is_norm_affine
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -44,6 +46,11 @@ def run(config: Config) -> list[dict[str, Any]]:
     """
     network = load_network(config.weights, config)
     checksum = weights_checksum(network.variables)
+    if not any(map(is_norm_affine, flatten_dict(network.variables, sep="/"))):
+        raise ValueError(
+            f"{config.weights.name}: the network has no normalisation layers, whose scales and "
+            "shifts are what adapts."
+        )
     curve = None if config.fit else read_curve(config, checksum)
     shifts = find_shifts(config, network)
     path = config.run_dir or default_run_dir(config)
