@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from entropax import tta
 from entropax.data import corruptions
@@ -21,6 +21,9 @@ from entropax.experiments.published_networks import Network
 from entropax.experiments.tta.config import Eta, Rdumb, Tent
 from entropax.experiments.tta_published.config import Config
 from entropax.types import Array, Batch, Variables
+
+# Corrupted images that are kept for their next visit.
+_KEPT_BYTES = 2**30
 
 
 class Shift(NamedTuple):
@@ -95,12 +98,13 @@ def measure(
       ValueError: an image cannot be read, unless these are skipped.
     """
     folder, n = shift.folder, len(shift.folder)
+    read = _reader(network, shift, config)
     held = np.random.default_rng(config.seed + 2).permutation(n)[: config.held]
     state = compiled.init(network.variables)
 
     def predict_held(what: str, *predictions: Callable[[ImageBatch], Array]) -> list[np.ndarray]:
         found: list[list[np.ndarray]] = [[] for _ in predictions]
-        for batch in _batches(network, shift, held, config):
+        for batch in read(held):
             for logits, predict in zip(found, predictions, strict=True):
                 logits.append(np.asarray(predict(batch)))
             readable.append(batch.where)
@@ -121,7 +125,7 @@ def measure(
     )
     selected, right, seen = [], 0, 0
     classes = None if folder.labels is None else np.unique(folder.labels)
-    for i, batch in enumerate(_batches(network, shift, np.asarray(order.x).ravel(), config)):
+    for i, batch in enumerate(read(np.asarray(order.x).ravel())):
         real = batch.where & np.asarray(order.where[i])
         state, info = compiled.step(state, Batch(jnp.asarray(batch.x), jnp.asarray(real)))
         if not info.finite:
@@ -178,27 +182,38 @@ def _batch(batch: ImageBatch) -> Batch:
     return Batch(jnp.asarray(batch.x), jnp.asarray(batch.where))
 
 
-def _batches(
-    network: Network, shift: Shift, rows: Int[np.ndarray, " n"], config: Config
-) -> Iterator[ImageBatch]:
-    found = image_batches(
-        shift.folder,
-        network.preprocessing,
-        batch_size=config.batch_size,
-        order=rows,
-        workers=config.workers,
-        on_error=config.on_error,
-    )
-    return (_corrupted(batch, shift, config) for batch in found) if shift.corrupt else found
+def _reader(
+    network: Network, shift: Shift, config: Config
+) -> Callable[[Int[np.ndarray, " n"]], Iterator[ImageBatch]]:
+    """Batches of chosen images, corrupted if they are to be."""
+    kept: dict[int, UInt8[np.ndarray, "h w c"]] = {}
 
+    def corrupted(batch: ImageBatch) -> ImageBatch:
+        # Image by image, so that each looks the same whenever it is visited.
+        x, room = batch.x.copy(), _KEPT_BYTES // batch.x[0].nbytes
+        for place in np.flatnonzero(batch.where):
+            row = int(batch.rows[place])
+            found = kept.get(row)
+            if found is None:
+                seed = zlib.crc32(f"{config.seed} {row}".encode())
+                found = corruptions.corrupt(x[[place]], shift.name, shift.severity, seed=seed)[0]
+                if len(kept) < room:
+                    kept[row] = found
+            x[place] = found
+        return batch._replace(x=x)
 
-def _corrupted(batch: ImageBatch, shift: Shift, config: Config) -> ImageBatch:
-    """Corrupt image by image, so that an image looks the same whenever it is visited."""
-    x = batch.x.copy()
-    for place in np.flatnonzero(batch.where):
-        seed = zlib.crc32(f"{config.seed} {batch.rows[place]}".encode())
-        x[[place]] = corruptions.corrupt(x[[place]], shift.name, shift.severity, seed=seed)
-    return batch._replace(x=x)
+    def read(rows: Int[np.ndarray, " n"]) -> Iterator[ImageBatch]:
+        batches = image_batches(
+            shift.folder,
+            network.preprocessing,
+            batch_size=config.batch_size,
+            order=rows,
+            workers=config.workers,
+            on_error=config.on_error,
+        )
+        return map(corrupted, batches) if shift.corrupt else batches
+
+    return read
 
 
 def _as_float(x: Array) -> Float[Array, "b h w channels"]:
