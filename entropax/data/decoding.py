@@ -24,7 +24,7 @@ _RESAMPLING = {
 
 
 class UnreadableImageError(ValueError):
-    """A file is not an image, not the whole of one, or has more than 8 bits a channel."""
+    """A file is not an image, not the whole of one, or grey of more than 8 bits."""
 
 
 class Preprocessing(NamedTuple):
@@ -81,8 +81,8 @@ def decode_image(source: bytes | Path, preprocessing: Preprocessing, *, name: st
       tag is not applied.
 
     Raises:
-      UnreadableImageError: the image cannot be decoded to its end, or has more than 8 bits a
-        channel.
+      UnreadableImageError: the image cannot be decoded to its end, or is grey of more than 8
+        bits. Of colours of 16 bits pillow keeps the upper 8.
     """
 
     def prepare(image: Image.Image) -> np.ndarray:
@@ -109,7 +109,7 @@ def decode_images(
       is dropped and an orientation tag is not applied.
 
     Raises:
-      ValueError: an image cannot be decoded to its end, has more than 8 bits a channel,
+      ValueError: an image cannot be decoded to its end, is grey of more than 8 bits,
         or differs in size from the first.
     """
     if size is not None and size < 1:

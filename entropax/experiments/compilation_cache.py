@@ -13,5 +13,5 @@ def use_compilation_cache() -> None:
     none. Programs that compile within a second are not kept.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        place = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        place = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(place / "entropax" / "compiled"))

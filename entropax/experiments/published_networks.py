@@ -1,5 +1,6 @@
 """Published networks for folders of images: what they are called, take and know."""
 
+import os
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropax.data.decoding import Preprocessing
-from entropax.data.folder import class_folders, folder_splits
+from entropax.data.folder import SPLITS, class_folders
 from entropax.data.image_folder import ImageFolder, index_folder
 from entropax.data.imagenet import CORRUPTION_GROUPS, corruption_folders, imagenet_classes
 from entropax.models import (
@@ -25,6 +26,8 @@ from entropax.models import (
 from entropax.types import ApplyFn, Variables
 
 SEVERITIES = ("1", "2", "3", "4", "5")
+# Images of a folder whose bytes tell it from another one.
+_SAMPLED = 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class InputOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if self.std is not None and not all(each > 0 for each in self.std):
+            raise ValueError(f"`std` must be positive for each channel, got {self.std}.")
 
 
 class Network(NamedTuple):
@@ -132,22 +137,39 @@ def load_network(path: Path, options: InputOptions) -> Network:
         if not hasattr(module, "dtype"):
             raise ValueError(f"{path.name}: {type(module).__name__} has no mixed precision.")
         module = module.clone(dtype=jnp.bfloat16)
-    return Network(path.stem, module, published.variables, inputs)
+    return Network(network_name(path), module, published.variables, inputs)
+
+
+def network_name(path: Path) -> str:
+    """What a network is called: its file without the suffix, or its folder as it is.
+
+    >>> network_name(Path("resnet50-0676ba61.pth"))
+    'resnet50-0676ba61'
+    """
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def image_split(path: Path) -> str | None:
+    """`"test"` if a folder holds splits; None if the images, or the folders of classes, are in it.
+
+    One that has a `train` and neither `val` nor `test` is none of splits: CIFAR-100 has a class of
+    that name.
+    """
+    return "test" if any((path / name).is_dir() for name in SPLITS if name != "train") else None
 
 
 def labelled_folder(path: Path, network: Network, options: InputOptions) -> ImageFolder:
     """List a folder of images, whose labels, if any, are numbers of the network's logits.
 
-    A folder with the splits train, val or test is taken for its test or validation images.
+    A folder with the splits test or val is taken for its test or validation images.
 
     Raises:
       FileNotFoundError: there is no such folder.
       ValueError: it holds no images, or classes that the network does not know.
     """
     known = class_names(network, options)
-    split = "test" if folder_splits(path) else None
     try:
-        folder = index_folder(path, split=split, class_names=known)
+        folder = index_folder(path, split=image_split(path), class_names=known)
     except ValueError as error:
         if known is None or options.classes is not None:
             raise
@@ -186,6 +208,8 @@ def class_names(network: Network, options: InputOptions) -> tuple[str, ...] | No
 def corrupted_folders(path: Path) -> dict[tuple[str, int], Path] | None:
     """Folders by corruption and severity if they lie as in ImageNet-C, otherwise None."""
     names = class_folders(path)
+    if image_split(path):
+        return None
     grouped = any(name in CORRUPTION_GROUPS for name in names)
     inner = [class_folders(path / name) for name in names]
     if grouped or (inner and all(found and set(found) <= set(SEVERITIES) for found in inner)):
@@ -194,9 +218,22 @@ def corrupted_folders(path: Path) -> dict[tuple[str, int], Path] | None:
 
 
 def folder_checksum(folder: ImageFolder) -> int:
-    """A number that tells one folder from another, by names of files and labels."""
-    number = zlib.crc32("\n".join(folder.files).encode())
-    return number if folder.labels is None else zlib.crc32(folder.labels.tobytes(), number)
+    """A number that tells one folder from another: names and sizes of files, labels, a few images.
+
+    Corruptions of the same images have the same names, and those that are not compressed the same
+    sizes. All bytes would take as long as the measurement.
+
+    Raises:
+      OSError: a file cannot be read.
+    """
+    files = [folder.root / file for file in folder.files]
+    number = zlib.crc32("\n".join(folder.files).encode("utf-8", "surrogateescape"))
+    number = zlib.crc32(np.array([os.stat(file).st_size for file in files]).tobytes(), number)
+    if folder.labels is not None:
+        number = zlib.crc32(folder.labels.tobytes(), number)
+    for i in np.unique(np.linspace(0, len(files) - 1, _SAMPLED, dtype=int)):
+        number = zlib.crc32(files[i].read_bytes(), number)
+    return number
 
 
 def weights_checksum(variables: Variables) -> int:

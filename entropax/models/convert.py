@@ -62,8 +62,8 @@ def convert_tensors(
       Variables in the module's dtypes, and what in the file was not used.
 
     Raises:
-      ValueError: the file lacks a variable, has it twice or in another shape; the message names
-        them.
+      ValueError: the file lacks a variable, has it twice or in another shape, or one that is not
+        finite in the module's dtype; the message names them.
 
     >>> import flax.linen as nn
     >>> like = jax.eval_shape(nn.Dense(3).init, jax.random.key(0), jnp.zeros((1, 2)))
@@ -101,6 +101,8 @@ def convert_tensors(
             + "."
         )
     leaves = {path: jnp.asarray(found[path], expected[path].dtype) for path in expected}
+    if broken := [path for path, leaf in leaves.items() if not jnp.isfinite(leaf).all()]:
+        raise ValueError(f"These weights hold NaN or infinity: {', '.join(broken[:5])}.")
     return Conversion(traverse_util.unflatten_dict(leaves, sep="/"), tuple(unused))
 
 

@@ -36,6 +36,8 @@ TORCHVISION_FILES: Mapping[str, int] = {
     "convnext_base-6075fbad.pth": 232,
     "convnext_large-ea097f82.pth": 232,
 }
+# Of Hugging Face and of timm, beside the weights.
+PREPARATION_FILES = ("preprocessor_config.json", "config.json")
 # Of Pillow, which Hugging Face writes.
 _RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 # Hugging Face's ConvNextImageProcessor crops below this size and squashes from it on.
@@ -47,8 +49,9 @@ _CROPPED_SHARE = 0.875
 def published_inputs(path: str | Path, default: InputFormat) -> InputFormat:
     """The preparation of images that the publisher of a file of weights names.
 
-    Looked for in this order: `preprocessor_config.json` beside the file, as Hugging Face has it;
-    `config.json` with a `pretrained_cfg`, as timm has it; the name of a file of torchvision.
+    Looked for in this order: the name of a file of torchvision, which ends with a checksum;
+    `preprocessor_config.json` beside the file, as Hugging Face has it; `config.json` with a
+    `pretrained_cfg`, as timm has it.
 
     Args:
       path: the file, or a folder with a file in it.
@@ -58,8 +61,9 @@ def published_inputs(path: str | Path, default: InputFormat) -> InputFormat:
       ValueError: such a file is damaged, or asks for what `InputFormat` cannot say.
     """
     file = weights_file(path)
-    readers = {"preprocessor_config.json": _hugging_face, "config.json": _timm}
-    for name, reader in readers.items():
+    if file.name in TORCHVISION_FILES:
+        return InputFormat(TORCHVISION_FILES[file.name], 224, "bilinear")
+    for name, reader in zip(PREPARATION_FILES, (_hugging_face, _timm), strict=True):
         beside = file.parent / name
         if not beside.is_file():
             continue
@@ -71,8 +75,6 @@ def published_inputs(path: str | Path, default: InputFormat) -> InputFormat:
             ) from error
         if found is not None:
             return found
-    if file.name in TORCHVISION_FILES:
-        return InputFormat(TORCHVISION_FILES[file.name], 224, "bilinear")
     return default
 
 

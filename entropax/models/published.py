@@ -57,9 +57,9 @@ def load_published(path: str | Path, *, inputs: InputFormat | None = None) -> Pu
 
     Args:
       path: the file, or a folder with `model.safetensors` or `pytorch_model.bin` in it.
-      inputs: how images are prepared; by default what a `preprocessor_config.json` (Hugging Face)
-        or `config.json` (timm) beside the weights says, else what torchvision says of a file of
-        that name, else what the publisher's weights of this kind mostly expect.
+      inputs: how images are prepared; by default what torchvision says of a file of that name,
+        else what a `preprocessor_config.json` (Hugging Face) or `config.json` (timm) beside the
+        weights says, else what the publisher's weights of this kind mostly expect.
 
     Raises:
       FileNotFoundError: there is no such file; the message says which ones are published.
@@ -81,6 +81,9 @@ def load_published(path: str | Path, *, inputs: InputFormat | None = None) -> Pu
 
 
 def _recognised(tensors: Tensors, path: Path) -> Recognised:
+    for name, value in tensors.items():
+        if name.endswith(("weight", "kernel")) and not (value.ndim and value.size):
+            raise ValueError(f"{path.name}: {name} is no weight, its shape is {value.shape}.")
     for recognise in RECOGNISERS:
         found = recognise(tensors)
         if found is not None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -21,6 +22,11 @@ FOLDER_FILES = (
     "pytorch_model.bin",
 )
 _INDEX = ".index.json"
+# What torch's unpickler, which runs nothing, stumbles over in a file that is none of its own.
+_UNPICKLING = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, LookupError),
+    *(ValueError, TypeError, AttributeError, OverflowError, struct.error),
+)
 # Dictionaries that training programs put round the weights.
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
@@ -43,7 +49,11 @@ def load_tensors(path: str | Path) -> Tensors:
       ValueError: it is of another kind, it is damaged, or it holds more than arrays, such as code.
     """
     path = weights_file(path)
-    tensors = _indexed(path) if path.name.endswith(_INDEX) else _read(path)
+    tensors: Tensors = {}
+    for file in weights_files(path):
+        tensors |= _read(file)
+    if path.name.endswith(_INDEX) and (missing := sorted(_places(path).keys() - tensors.keys())):
+        raise ValueError(f"{path} names tensors that its files lack: {', '.join(missing[:5])}.")
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return {name: _native(name, value, path) for name, value in tensors.items()}
@@ -69,40 +79,58 @@ def weights_file(path: str | Path) -> Path:
     return path
 
 
-def _read(path: Path) -> Tensors:
-    readers: dict[str, Callable[[Path], Tensors]] = {".npz": _npz, ".safetensors": _safetensors}
-    readers |= dict.fromkeys((".pth", ".pt", ".th", ".bin"), _torch)
-    if path.suffix not in readers:
-        raise ValueError(f"Weights come as {', '.join(readers)}, got {path.name}.")
-    return readers[path.suffix](path)
+def weights_files(path: str | Path) -> tuple[Path, ...]:
+    """All files that `load_tensors` reads tensors from: those that an index names, or one.
 
-
-def _indexed(path: Path) -> Tensors:
-    """The tensors of all files that an index names; they lie beside it."""
-    try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not an index of files of tensors: {error!r}.") from error
-    tensors: Tensors = {}
-    for name in names:
+    Raises:
+      FileNotFoundError: one is not there.
+      ValueError: a damaged index, or one that names a file in another folder.
+    """
+    path = weights_file(path)
+    if not path.name.endswith(_INDEX):
+        return (path,)
+    files = []
+    for name in sorted(set(_places(path).values())):
         if Path(name).name != name or name.endswith(_INDEX):
             raise ValueError(f"{path} names a file outside its folder, or an index: {name!r}.")
         if not (path.parent / name).is_file():
             raise FileNotFoundError(f"{path} names {name}, which is not beside it.")
-        tensors |= _read(path.parent / name)
-    if missing := sorted(places.keys() - tensors.keys()):
-        raise ValueError(f"{path} names tensors that its files lack: {', '.join(missing[:5])}.")
-    return tensors
+        files.append(path.parent / name)
+    return tuple(files)
+
+
+def _places(index: Path) -> dict[str, str]:
+    """The file of each tensor."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = set(places.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is not an index of files of tensors: {error!r}.") from error
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{index} is not an index of files of tensors: a file has no name.")
+    return dict(places)
+
+
+def _read(path: Path) -> Tensors:
+    readers: dict[str, Callable[[Path], Tensors]] = {".npz": _npz, ".safetensors": _safetensors}
+    readers |= dict.fromkeys((".pth", ".pt", ".th", ".bin"), _torch)
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise ValueError(f"Weights come as {', '.join(readers)}, got {path.name}.")
+    return readers[suffix](path)
 
 
 def _npz(path: Path) -> Tensors:
     try:
         with zipfile.ZipFile(path), path.open("rb") as opened:
             file = np.load(opened, allow_pickle=False)
-            return {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+            found = {name: file[name] for name in file.files}
+    except (ValueError, RuntimeError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not an .npz file of plain arrays: {error}") from error
+    # NumPy hands out the bytes of what is no array.
+    if others := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
+        raise ValueError(f"{path} is not an .npz file of plain arrays: {others[0]} is none.")
+    return found
 
 
 def _safetensors(path: Path) -> Tensors:
@@ -127,7 +155,7 @@ def _torch(path: Path) -> Tensors:
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except _UNPICKLING as error:
         # Torch's own message advises to run what is in the file.
         raise ValueError(
             f"{path} is damaged, or holds more than tensors, such as code, which is not run."
@@ -135,16 +163,24 @@ def _torch(path: Path) -> Tensors:
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
-    if not isinstance(content, Mapping) or not all(map(torch.is_tensor, content.values())):
-        raise ValueError(f"{path} does not hold a dictionary of tensors.")
-    # NumPy has no bfloat16 of its own.
-    return {
-        name: (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
-        for name, value in content.items()
-    }
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and torch.is_tensor(value) for name, value in content.items()
+    ):
+        raise ValueError(f"{path} does not hold a dictionary of named tensors.")
+    found: Tensors = {}
+    for name, value in content.items():
+        try:
+            # NumPy has no bfloat16 of its own.
+            value = value.float() if value.dtype == torch.bfloat16 else value
+            found[name] = value.detach().numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, 8 bits, ...
+            raise ValueError(f"{name} in {path} is no array for NumPy: {error}") from error
+    return found
 
 
 def _native(name: str, value: np.ndarray, path: Path) -> np.ndarray:
+    if value.dtype.kind in "cOSUMm":
+        raise ValueError(f"{name} in {path} is of the type {value.dtype}, not of real numbers.")
     if value.dtype.kind == "V" and value.dtype != ml_dtypes.bfloat16:
         if value.dtype != np.dtype("V2"):
             raise ValueError(f"{name} in {path} has no type that is a number, {value.dtype}.")

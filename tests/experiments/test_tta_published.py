@@ -14,9 +14,11 @@ from models.resnet_tensors import random_tensors
 from PIL import Image
 
 from entropax import tta
+from entropax.data.image_folder import index_folder
 from entropax.data.streams import shuffled_stream
 from entropax.estimation import fit_flip_curve, published_accuracy
 from entropax.experiments import tta_published
+from entropax.experiments.published_networks import folder_checksum, image_split
 from entropax.experiments.tta.config import Tent
 from entropax.experiments.tta_published import Config, program
 from entropax.experiments.tta_published.report import estimated, read_curve
@@ -159,6 +161,11 @@ def test_a_fit_is_used_for_what_was_measured_alike(small, fitted, place):
     other = dataclasses.replace(using, learning_rate=0.1, run_dir=place / "other")
     with pytest.raises(ValueError, match=r"learning_rate was 0.3 and is now 0.1"):
         tta_published.run(other)
+    with (
+        pytest.warns(UserWarning, match="`resize` is 40"),
+        pytest.raises(ValueError, match="inputs"),
+    ):
+        tta_published.run(dataclasses.replace(using, resize=40, run_dir=place / "resized"))
     np.savez(place / "other.npz", **random_tensors(seed=1))
     with pytest.raises(ValueError, match="the weights are others"):
         tta_published.run(dataclasses.replace(using, weights=place / "other.npz"))
@@ -224,6 +231,45 @@ def test_unreadable_images_stop_the_run_or_are_left_out(small, tmp_path):
     assert row["held"] == 24
 
 
+def test_a_folder_without_a_readable_image_is_an_error(small, tmp_path):
+    write_images(tmp_path / "val", each=2)
+    for file in (tmp_path / "val").glob("*/*.png"):
+        file.write_bytes(b"")
+    config = dataclasses.replace(
+        small, path=tmp_path / "val", run_dir=tmp_path / "run", on_error="skip"
+    )
+    with (
+        pytest.warns(UserWarning, match="cannot be read"),
+        pytest.raises(ValueError, match="none of the 10 held images"),
+    ):
+        tta_published.run(config)
+
+
+def test_other_images_under_the_same_names_are_another_run(small, rows, tmp_path):
+    """As ImageNet-C has them: only the bytes differ."""
+    write_images(tmp_path / "val", seed=1)
+    with pytest.raises(ValueError, match="folders was"):
+        tta_published.run(dataclasses.replace(small, path=tmp_path / "val"))
+
+
+def test_the_bytes_tell_folders_of_equal_sizes_apart(tmp_path):
+    for place, level in (("a", 3), ("b", 4)):
+        (tmp_path / place).mkdir()
+        Image.fromarray(np.full((8, 8), level, np.uint8)).save(tmp_path / place / "0.bmp")
+    sizes = {(tmp_path / place / "0.bmp").stat().st_size for place in "ab"}
+    assert len(sizes) == 1
+    first, second = (folder_checksum(index_folder(tmp_path / place)) for place in "ab")
+    assert first == folder_checksum(index_folder(tmp_path / "a")) != second
+
+
+def test_train_may_be_a_class(tmp_path):
+    for name in ("train", "tree"):
+        (tmp_path / name).mkdir()
+    assert image_split(tmp_path) is None
+    (tmp_path / "val").mkdir()
+    assert image_split(tmp_path) == "test"
+
+
 def test_a_network_without_normalisation_is_refused(small, tmp_path):
     shapes = {"0": (16, 1, 4, 4), "2": (32, 16, 4, 4), "5": (100, 1568), "7": (10, 100)}
     tensors = {f"{name}.weight": np.zeros(shape, "f4") for name, shape in shapes.items()}
@@ -265,6 +311,8 @@ def test_precision_and_other_inputs_than_the_weights_expect(small, rows, tmp_pat
         ({"calibration": ("rain",)}, "Unknown corruption rain"),
         ({"curve": "nowhere"}, "or the run folder of a --fit"),
         ({"crop": 0}, "`crop` must be at least 1"),
+        ({"std": (0.2, 0.0, 0.2)}, "`std` must be positive for each channel"),
+        ({"severities": (1, 1, 2, 3)}, "`severities` must be different ones"),
     ],
 )
 def test_wrong_options_are_refused(small, options, message):
@@ -289,9 +337,10 @@ def test_where_nothing_could_flip_there_is_no_estimate(small, fitted, place):
         "unweighted_flips_stderr": 0.0,
         "selected": 0.0,
     }
-    published = read_curve(small, weights=0)
+    inputs = load_published(small.weights).inputs
+    published = read_curve(small, 0, inputs)
     assert np.isnan(estimated(small, published, record)["estimate"])
     using = dataclasses.replace(small, curve=str(place / "fit"))
     content = json.loads((place / "fit" / "curve.json").read_text())
-    row = estimated(using, read_curve(using, content["weights"]), record)
+    row = estimated(using, read_curve(using, content["weights"], inputs), record)
     assert (row["lower"], row["upper"], row["extrapolated"]) == (0, 1, True)

@@ -103,6 +103,14 @@ def test_the_name_of_a_file_of_torchvision(tmp_path):
         assert found == InputFormat(resize, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
 
 
+def test_the_name_of_a_file_of_torchvision_stands_above_what_lies_beside_it(tmp_path):
+    """Its name has a checksum; what lies beside it may belong to another network."""
+    content = {"size": 384, "crop_pct": 1.0, "image_mean": HALF, "image_std": HALF}
+    beside(tmp_path, "preprocessor_config.json", content, weights="resnet50-0676ba61.pth")
+    found = published_inputs(tmp_path / "resnet50-0676ba61.pth", InputFormat(99, 99))
+    assert found == TORCHVISION_INPUTS
+
+
 def test_nothing_that_speaks_of_it(tmp_path):
     default = InputFormat(9, 8)
     folder = beside(tmp_path, "config.json", {"model_type": "vit", "hidden_size": 8})

@@ -75,6 +75,11 @@ def test_weights_of_another_network(tmp_path):
     with pytest.raises(ValueError, match="of no network"):
         published()
     tensors = random_tensors()
+    for value in (np.float32(0), np.ones((10, 0), "f4")):
+        with pytest.raises(ValueError, match=r"linear\.weight is no weight, its shape is"):
+            published(**{**tensors, "linear.weight": value})
+    with pytest.raises(ValueError, match=r"hold NaN or infinity: params/head/bias"):
+        published(**{**tensors, "linear.bias": np.full_like(tensors["linear.bias"], np.nan)})
     with pytest.raises(ValueError, match=r"weights\.npz: The network has no place for se\.weight"):
         published(**tensors, **{"se.weight": np.ones(1)})
     del tensors["linear.bias"]

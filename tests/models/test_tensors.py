@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,18 @@ def test_files(tmp_path):
     (tmp_path / "weights.h5").touch()
     with pytest.raises(ValueError, match=r"Weights come as \.npz"):
         load_tensors(tmp_path / "weights.h5")
+
+
+def test_what_is_no_array_of_numbers(tmp_path):
+    np.savez(tmp_path / "more.npz", a=np.ones(2))
+    with zipfile.ZipFile(tmp_path / "more.npz", "a") as file:
+        file.writestr("README.txt", "weights of a network")
+    with pytest.raises(ValueError, match=r"more\.npz is not .* README\.txt is none"):
+        load_tensors(tmp_path / "more.npz")
+    for value in (np.array(["0.5"]), np.ones(2, complex)):
+        np.savez(tmp_path / "other.npz", a=value)
+        with pytest.raises(ValueError, match=r"a in .*other\.npz is of the type"):
+            load_tensors(tmp_path / "other.npz")
 
 
 def test_types_of_numbers(tmp_path):
@@ -157,6 +170,19 @@ def test_code_in_what_torch_saves_is_not_run(tmp_path, legacy):
     assert trace.exists()
 
 
+def test_what_torch_saves_and_numpy_cannot_hold(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"weight": torch.ones(2, 2).to_sparse()}, tmp_path / "sparse.pth")
+    with pytest.raises(ValueError, match=r"weight in .*sparse\.pth is no array for NumPy"):
+        load_tensors(tmp_path / "sparse.pth")
+    torch.save({0: torch.ones(2)}, tmp_path / "numbers.pth")
+    with pytest.raises(ValueError, match="not hold a dictionary of named tensors"):
+        load_tensors(tmp_path / "numbers.pth")
+    (tmp_path / "page.pth").write_text("hello world, not found")
+    with pytest.raises(ValueError, match=r"page\.pth is damaged"):
+        load_tensors(tmp_path / "page.pth")
+
+
 def test_damaged_files_of_torch(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"weight": torch.ones(1000)}, tmp_path / "whole.pth")
@@ -167,5 +193,5 @@ def test_damaged_files_of_torch(tmp_path):
         with pytest.raises(ValueError, match="is damaged"):
             load_tensors(tmp_path / f"{name}.pth")
     torch.save([torch.ones(2)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="dictionary of tensors"):
+    with pytest.raises(ValueError, match="dictionary of named tensors"):
         load_tensors(tmp_path / "list.pth")

@@ -78,6 +78,10 @@ class Config(InputOptions):
             raise ValueError(f"Unknown corruption {', '.join(sorted(unknown))}; known: {known}.")
         if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
             raise ValueError(f"`severities` must be among 1 to 5, got {self.severities}.")
+        for name in ("calibration", "severities"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"`{name}` must be different ones, got {values}.")
         published = self.fit or self.curve in PUBLISHED_POLYNOMIALS
         if not published and not (Path(self.curve) / "curve.json").is_file():
             raise ValueError(

@@ -119,6 +119,8 @@ def measure(
         lambda batch: compiled.predict(start, _batch(batch)),
     )
     where = np.concatenate(readable)[: len(held)]
+    if not where.any():
+        raise ValueError(f"{folder.root}: none of the {len(held)} held images can be read.")
 
     order = shuffled_stream(
         n, batch_size=config.batch_size, steps=config.steps, seed=config.seed + 1
@@ -163,9 +165,10 @@ def measure(
         "selected": float(np.mean(selected)),
     }
     for name, logits in (("source", source), ("batch_statistics", before), ("adapted", adapted)):
-        record[f"{name}_confidence"] = float(average_confidence(jnp.asarray(logits[where])))
-        if folder.labels is not None:
-            hits = _classes(logits, np.unique(folder.labels)) == folder.labels[held]
+        among = logits if classes is None else logits[:, classes]
+        record[f"{name}_confidence"] = float(average_confidence(jnp.asarray(among[where])))
+        if classes is not None and folder.labels is not None:
+            hits = _classes(logits, classes) == folder.labels[held]
             record[name] = float(hits[where].mean())
     if seen:
         record["online"] = right / seen

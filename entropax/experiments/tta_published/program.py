@@ -17,6 +17,7 @@ from entropax.experiments.published_networks import (
     folder_checksum,
     labelled_folder,
     load_network,
+    network_name,
     weights_checksum,
 )
 from entropax.experiments.run_folder import open_run
@@ -51,7 +52,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             f"{config.weights.name}: the network has no normalisation layers, whose scales and "
             "shifts are what adapts."
         )
-    curve = None if config.fit else read_curve(config, checksum)
+    curve = None if config.fit else read_curve(config, checksum, network.inputs)
     shifts = find_shifts(config, network)
     path = config.run_dir or default_run_dir(config)
     folder = open_run(path, _settings(config, network, checksum, shifts))
@@ -80,7 +81,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     measured = {(record["name"], record["severity"]): record for record in folder.records()}
     rows = [measured[shift.name, shift.severity] for shift in shifts]
     if config.fit:
-        write_fit(folder, config, rows, checksum)
+        write_fit(folder, config, rows, checksum, network.inputs)
         lines = [*remarks(None, rows), f"Use the curve with --curve {path}."]
     else:
         assert curve is not None
@@ -136,7 +137,7 @@ def find_shifts(config: Config, network: Network) -> list[Shift]:
 
 def default_run_dir(config: Config) -> Path:
     """Where a run goes if it is not said."""
-    name = f"tta-{config.weights.stem}-{config.path.resolve().name}"
+    name = f"tta-{network_name(config.weights)}-{config.path.resolve().name}"
     return Path("runs") / (f"{name}-fit" if config.fit else name)
 
 

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from entropax.estimation import FlipCurve, fit_flip_curve, published_accuracy
 from entropax.estimation.flip_curve import PUBLISHED_POLYNOMIALS
 from entropax.experiments.figures import draw_estimates
+from entropax.experiments.published_networks import network_name
 from entropax.experiments.run_folder import RunFolder
 from entropax.experiments.tables import csv_text
 from entropax.experiments.tta_published.config import Config
+from entropax.models import InputFormat
 
 
 class Curve(NamedTuple):
@@ -47,7 +50,11 @@ def fit_curve(config: Config, records: list[dict[str, Any]]) -> FlipCurve:
 
 
 def write_fit(
-    folder: RunFolder, config: Config, records: list[dict[str, Any]], weights: int
+    folder: RunFolder,
+    config: Config,
+    records: list[dict[str, Any]],
+    weights: int,
+    inputs: InputFormat,
 ) -> FlipCurve:
     """Write curve.json, curve.png and results.csv.
 
@@ -56,13 +63,14 @@ def write_fit(
       config: the options.
       records: of all folders.
       weights: checksum of the network.
+      inputs: how images were prepared.
     """
     curve = fit_curve(config, records)
     rates = [record[f"{config.flips}_flips"] for record in records]
     accuracies = [record[config.estimate] for record in records]
     content = {
         "weights": weights,
-        "adaptation": config.adaptation,
+        "adaptation": {**config.adaptation, "inputs": inputs},
         "flips": config.flips,
         "target": config.estimate,
         "form": config.form,
@@ -71,6 +79,7 @@ def write_fit(
     }
     folder.write("curve.json", json.dumps(content, indent=2) + "\n")
     folder.write("results.csv", csv_text(records))
+    name = network_name(config.weights)
     with folder.replacing("curve.png") as partial:
         draw_estimates(
             partial,
@@ -80,26 +89,33 @@ def write_fit(
             confidence=np.zeros(0),
             targets=np.zeros(0),
             level=config.level,
-            title=f"{config.weights.stem}: accuracy ({_words(config.estimate)}) from label flips",
+            title=f"{name}: accuracy ({_words(config.estimate)}) from label flips",
         )
     return curve
 
 
-def read_curve(config: Config, weights: int) -> Curve:
+def read_curve(config: Config, weights: int, inputs: InputFormat) -> Curve:
     """The curve that `config` names.
 
+    Args:
+      config: the options.
+      weights: checksum of the network.
+      inputs: how images are prepared.
+
     Raises:
-      ValueError: it was fitted for another network or another adaptation; the message names it.
+      ValueError: it was fitted for another network, another adaptation or images prepared in
+        another way; the message names it.
     """
     if config.curve in PUBLISHED_POLYNOMIALS:
         return Curve(config.curve, config.curve.partition("_")[0], "source", None)
     file = Path(config.curve) / "curve.json"
     try:
         found = json.loads(file.read_text())
+        now = json.loads(json.dumps({**config.adaptation, "inputs": inputs}))
         differing = [
-            f"{name} was {value!r} and is now {config.adaptation.get(name)!r}"
-            for name, value in found["adaptation"].items()
-            if value != json.loads(json.dumps(config.adaptation)).get(name)
+            f"{name} was {found['adaptation'].get(name)!r} and is now {value!r}"
+            for name, value in now.items()
+            if value != found["adaptation"].get(name)
         ]
         if found["weights"] != weights:
             differing.insert(0, "the weights are others")
@@ -107,7 +123,7 @@ def read_curve(config: Config, weights: int) -> Curve:
         fitted = fit_flip_curve(
             found["rates"], found["accuracies"], target=target, form=found["form"]
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is not the curve of a fit: {error!r}.") from error
     if differing:
         raise ValueError(
@@ -141,7 +157,8 @@ def estimated(config: Config, curve: Curve, record: dict[str, Any]) -> dict[str,
 
 def results_table(config: Config, rows: list[dict[str, Any]]) -> Table:
     """One line a folder: accuracies, if there are labels, flips, and the estimate."""
-    table = Table(title=f"{config.weights.stem}: accuracy in percent", caption_justify="left")
+    title = f"{network_name(config.weights)}: accuracy in percent"
+    table = Table(title=escape(title), caption_justify="left")
     table.add_column("images")
     for heading in (
         "",
@@ -159,7 +176,7 @@ def results_table(config: Config, rows: list[dict[str, Any]]) -> Table:
         others = ("batch_statistics_confidence", "weighted_flips", "unweighted_flips")
         shown = [] if config.fit else [_estimate(row)]
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             str(row["severity"] or ""),
             *measured,
             *(_percent(row[name]) for name in others),

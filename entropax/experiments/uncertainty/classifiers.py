@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 
 from entropax import data
 from entropax.checkpoint import restore_variables, save_variables
-from entropax.data.folder import folder_splits
 from entropax.data.image_folder import index_folder
 from entropax.data.loader import image_batches
 from entropax.experiments.labelled_images import Labelled, Parts, labelled, load_parts
@@ -24,14 +23,17 @@ from entropax.experiments.published_networks import (
     InputOptions,
     Network,
     folder_checksum,
+    image_split,
     labelled_folder,
     load_network,
+    network_name,
 )
 from entropax.experiments.uncertainty.config import Config
 from entropax.experiments.uncertainty.networks import NETWORKS
 from entropax.experiments.uncertainty.sources import Outputs
+from entropax.models.preparation import PREPARATION_FILES
 from entropax.models.statistics import running_statistics
-from entropax.models.tensors import weights_file
+from entropax.models.tensors import weights_file, weights_files
 from entropax.models.training import fit_classifier
 from entropax.types import ApplyFn, Variables
 
@@ -102,7 +104,7 @@ class Weights:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.paths = {path.stem: path for path in config.weights}
+        self.paths = {network_name(path): path for path in config.weights}
         if len(self.paths) < len(config.weights):
             raise ValueError(f"`weights` must have different names, got {config.weights}.")
         self.names = list(self.paths)
@@ -110,8 +112,8 @@ class Weights:
         if config.data == "folder":
             assert config.path is not None
             self.test = None
-            split = "test" if folder_splits(config.path) else None
-            checksum = folder_checksum(index_folder(config.path, split=split))
+            folder = index_folder(config.path, split=image_split(config.path))
+            checksum = folder_checksum(folder)
         else:
             self.test = _test_images(config)
             checksum = self.test.checksum()
@@ -119,13 +121,15 @@ class Weights:
 
     def identity(self, name: str) -> list[Any]:
         """Checksum of the weights, and how images are read and numbered, as JSON values."""
-        file = weights_file(self.paths[name])
-        # An index names the files of the weights, which lie beside it.
-        files = sorted(file.parent.glob("*.safetensors")) if file.suffix == ".json" else [file]
-        number = 0
-        for each in files:
-            number = zlib.crc32(each.read_bytes(), number)
+        path, number = self.paths[name], 0
+        for file in weights_files(path):
+            number = zlib.crc32(file.read_bytes(), number)
+        # What lies beside the weights says how images are prepared, unless the options do.
+        for beside in PREPARATION_FILES:
+            file = weights_file(path).with_name(beside)
+            number = zlib.crc32(file.read_bytes(), number) if file.is_file() else number
         options = {field.name: getattr(self.config, field.name) for field in fields(InputOptions)}
+        del options["workers"]
         if self.config.classes is not None:
             options["classes"] = self.config.classes.read_text(encoding="utf-8")
         return [number, json.loads(json.dumps(options))]
@@ -161,6 +165,8 @@ class Weights:
         for batch in batches:
             found.append(np.asarray(apply_fn(variables, np.float32(batch.x) / 255))[batch.where])
             readable.append(batch.rows[batch.where])
+        if not any(map(len, readable)):
+            raise ValueError(f"{folder.root}: none of the {len(rows)} images can be read.")
         classes = np.unique(folder.labels)
         logits = np.concatenate(found)[:, classes]
         return logits, np.searchsorted(classes, folder.labels[np.concatenate(readable)])

@@ -85,6 +85,8 @@ def _of_what(config: Config) -> str:
         return config.outputs.resolve().name
     if config.checkpoints:
         return f"{config.data}-checkpoints"
+    if config.weights and config.path is not None and config.data == "folder":
+        return f"{config.path.resolve().name}-weights"
     return f"{config.data}-weights" if config.weights else config.data
 
 
