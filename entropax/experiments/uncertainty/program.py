@@ -69,7 +69,8 @@ def run(config: Config, *, source: Source | None = None) -> Report:
 
     records, skipped = _measure_all(config, source, folder)
     if not records:
-        raise ValueError(f"None of the {len(source.names)} models could be measured.")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+        raise ValueError(f"None of the {len(source.names)} models could be measured. {reasons}")
     report = make_report(config, records, skipped, title=source.title)
     if len(report.rows) > 1:
         report = report._replace(comparison=_compare(config, source, report))
