@@ -12,7 +12,7 @@ import entropax
 ROOT = Path(entropax.__file__).parent
 LAYERS = [
     {"types"},
-    {"parameters", "entropy", "convolution"},
+    {"parameters", "entropy", "convolution", "distributed"},
     {"spectra"},
     {"kernels"},
     {"diffusion", "selection", "tta", "uncertainty"},
