@@ -26,6 +26,7 @@ from entropax.distributed.agreement import (
     check_same,
     check_same_arrays,
     check_shared_folder,
+    from_lead,
 )
 from entropax.distributed.arrays import (
     gather,
@@ -60,6 +61,7 @@ __all__ = [
     "check_shared_folder",
     "data_axis",
     "fail",
+    "from_lead",
     "gather",
     "initialize",
     "is_lead",

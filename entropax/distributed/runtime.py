@@ -90,7 +90,8 @@ def is_lead() -> bool:
     >>> is_lead()
     True
     """
-    return jax.process_index() == 0
+    # Of a process that is alone it is known without a look at the devices.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 class _Place(NamedTuple):

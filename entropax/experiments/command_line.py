@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import tyro
 
 from entropax.experiments.compilation_cache import use_compilation_cache
@@ -34,11 +35,17 @@ def run_command(
             )
         )
     except (ValueError, OSError) as error:
+        if jax.distributed.is_initialized():
+            raise  # it ends the other processes as well
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as error:
+        if jax.distributed.is_initialized():
+            raise
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
+        if jax.distributed.is_initialized():
+            raise
         print("stopped: the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,7 @@
-"""The folder of a run: its settings, its metrics line by line, and how it is taken up again."""
+"""The folder of a run: its settings, its metrics line by line, and how it is taken up again.
+
+Of several processes the first one writes, and the others read what it has read.
+"""
 
 import json
 import os
@@ -6,6 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import jax
+
+from entropax.distributed import check_same, check_shared_folder, from_lead, is_lead
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,9 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """What has been appended so far; a line cut short by a kill is not among it."""
+        return from_lead(self._read() if is_lead() else None)
+
+    def _read(self) -> list[dict[str, Any]]:
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text().splitlines(keepends=True)
@@ -33,6 +43,8 @@ class RunFolder:
           ValueError: a value that JSON cannot hold, such as NaN.
         """
         line = json.dumps(record, allow_nan=False) + "\n"
+        if not is_lead():
+            return
         with self.metrics_file.open("a") as file:
             file.write(line)
             file.flush()
@@ -54,11 +66,12 @@ class _Replacing:
     final: Path
 
     def __enter__(self) -> Path:
-        self.partial = self.final.with_name(f".partial-{self.final.name}")
+        own = "" if is_lead() else f"{jax.process_index()}-"
+        self.partial = self.final.with_name(f".partial-{own}{self.final.name}")
         return self.partial
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is None and is_lead():
             self.partial.replace(self.final)
         else:
             self.partial.unlink(missing_ok=True)
@@ -72,16 +85,20 @@ def open_run(path: Path, settings: Mapping[str, Any]) -> RunFolder:
       settings: everything that the results depend on, as JSON values.
 
     Raises:
-      ValueError: the folder holds a run with other settings; the message names them.
+      OSError: the processes of a job do not share the folder.
+      ValueError: the folder holds a run with other settings; the message names them. The processes
+        of a job have different settings.
     """
     settings = json.loads(json.dumps(settings, default=str))
+    check_same(settings)
+    check_shared_folder(path)
     folder = RunFolder(path)
-    path.mkdir(parents=True, exist_ok=True)
     config_file = path / "config.json"
-    if not config_file.exists():
+    found = json.loads(config_file.read_text()) if is_lead() and config_file.exists() else None
+    found = from_lead(found)
+    if found is None:
         folder.write("config.json", json.dumps(settings, indent=2) + "\n")
         return folder
-    found = json.loads(config_file.read_text())
     changed = [
         f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
         for key in sorted(found.keys() | settings.keys())
@@ -93,7 +110,7 @@ def open_run(path: Path, settings: Mapping[str, Any]) -> RunFolder:
             "--run-dir, or remove that one."
         )
     # A kill may have cut the last line short: forget it, so that the next one starts afresh.
-    if folder.metrics_file.exists():
+    if from_lead(folder.metrics_file.exists()):
         kept = [json.dumps(record) + "\n" for record in folder.records()]
         folder.write(folder.metrics_file.name, "".join(kept))
     return folder

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from entropax.distributed import is_lead
+
 
 def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV with a column for every name that occurs; six digits, nothing for NaN."""
@@ -47,11 +49,15 @@ def with_interval(
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Plain text in a notebook as well: rich's way of showing progress there needs ipywidgets."""
+    """Plain text in a notebook as well: rich's way of showing progress there needs ipywidgets.
+
+    Of several processes only the first one prints.
+    """
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(
         stderr=stderr,
         width=None if terminal else 118,
         force_terminal=terminal,
         force_jupyter=False,
+        quiet=not is_lead(),
     )

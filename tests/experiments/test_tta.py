@@ -125,11 +125,11 @@ def test_a_stopped_run_goes_on_at_the_first_unfinished_split(config, report, tmp
     config = dataclasses.replace(config, run_dir=tmp_path / "stopped")
     measured = []
 
-    def stop_at_the_fifth(observe, images, split, config):
+    def stop_at_the_fifth(observe, variables, images, split, config):
         if len(measured) == 4:
             raise KeyboardInterrupt
         measured.append(split)
-        return measure(observe, images, split, config)
+        return measure(observe, variables, images, split, config)
 
     measure = program.measure
     monkeypatch.setattr(program, "measure", stop_at_the_fifth)
@@ -138,9 +138,9 @@ def test_a_stopped_run_goes_on_at_the_first_unfinished_split(config, report, tmp
     lines = (config.run_dir / "metrics.jsonl").read_text()
     (config.run_dir / "metrics.jsonl").write_text(lines[:-10])  # killed in the middle of a line
 
-    def go_on(observe, images, split, config):
+    def go_on(observe, variables, images, split, config):
         measured.append(split)
-        return measure(observe, images, split, config)
+        return measure(observe, variables, images, split, config)
 
     monkeypatch.setattr(program, "measure", go_on)
     resumed = tta.run(config)

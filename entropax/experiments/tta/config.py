@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from entropax.estimation.flip_curve import Form, Target
+from entropax.experiments.device_options import DeviceOptions
 from entropax.experiments.shifted_images import ShiftOptions
 
 
@@ -37,7 +38,7 @@ class Rdumb:
 
 
 @dataclass(frozen=True)
-class Config(ShiftOptions):
+class Config(ShiftOptions, DeviceOptions):
     """Test-time adaptation and accuracy without labels."""
 
     run_dir: Path | None = None

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from entropax import tta
 from entropax.data import ImageSet
 from entropax.data.streams import one_pass, shuffled_stream
+from entropax.distributed import replicate, replicated_sharding, split_rows
 from entropax.estimation import average_confidence
 from entropax.experiments.shifted_images import Split
 from entropax.experiments.tta.config import Config, Eata, Eta, Rdumb, Tent
@@ -37,7 +39,9 @@ class Observation(NamedTuple):
     flips: tta.Flips
 
 
-Observe = Callable[[UInt8[Array, "images h w channels"], Batch, Batch, Array], Observation]
+Observe = Callable[
+    [Variables, UInt8[np.ndarray, "images h w channels"], Batch, Batch, np.ndarray], Observation
+]
 
 
 def build_adapter(
@@ -68,25 +72,29 @@ def build_adapter(
             return tta.eata(apply_fn, tx, fisher, num_classes=classes, fisher_weight=weight)
 
 
-def build_observer(adapter: tta.Adapter, module: ConvNet, variables: Variables) -> Observe:
-    """The compiled adaptation `(images, stream, order, held) -> Observation`.
+def build_observer(adapter: tta.Adapter, module: ConvNet, mesh: Mesh | None) -> Observe:
+    """The compiled adaptation `(variables, images, stream, order, held) -> Observation`.
 
     Images stay uint8 and `stream` and `order` hold indices into them, so that only one batch at a
-    time is ever made of floats. `held` `[n]` is True for the images whose flips count, in the order
-    of `order`.
+    time is ever made of floats; on a mesh every device has the images, and makes its part of each
+    batch. `held` `[n]` is True for the images whose flips count, in the order of `order`.
     """
     source_fn = running_statistics(module)
 
-    @jax.jit
-    def observe(images: Array, stream: Batch, order: Batch, held: Array) -> Observation:
+    def split(batch: Batch) -> Batch:
+        return batch if mesh is None else Batch(*(split_rows(x, mesh) for x in batch))
+
+    def observe(
+        variables: Variables, images: Array, stream: Batch, order: Batch, held: Array
+    ) -> Observation:
         on_images = tta.map_inputs(adapter, lambda rows: _as_float(images[rows]))
 
         def predict_all(predict: Callable[[Batch], Array]) -> Array:
-            logits = jax.lax.map(predict, order)
+            logits = jax.lax.map(lambda batch: predict(split(batch)), order)
             return logits.reshape(-1, logits.shape[-1])[: len(images)]
 
         def step(state: tta.State, batch: Batch) -> tuple[tta.State, tuple[Array, ...]]:
-            state, info = on_images.step(state, batch)
+            state, info = on_images.step(state, split(batch))
             return state, (jnp.argmax(info.logits, axis=-1), info.selected, info.finite)
 
         state = on_images.init(variables)
@@ -105,13 +113,31 @@ def build_observer(adapter: tta.Adapter, module: ConvNet, variables: Variables) 
         )
         return Observation(source, before, adapted, online, flips)
 
-    return observe
+    if mesh is None:
+        return jax.jit(observe)
+    compiled = jax.jit(observe, out_shardings=replicated_sharding(mesh))
+
+    def observe_on_mesh(variables: Variables, *indices: Any) -> Observation:
+        return compiled(variables, *replicate(indices, mesh))
+
+    return observe_on_mesh
 
 
 def measure(
-    observe: Observe, images: ImageSet, split: Split, config: Config
+    observe: Observe,
+    variables: Variables,
+    images: ImageSet,
+    split: Split,
+    config: Config,
 ) -> tuple[dict[str, Any], Float[np.ndarray, "n c"]]:
     """Adapt to the images of a split.
+
+    Args:
+      observe: from `build_observer`.
+      variables: of the source network.
+      images: of the split.
+      split: what they are.
+      config: the options.
 
     Returns:
       One line of metrics.jsonl, and the adapted network's logits in the order of the images.
@@ -127,15 +153,18 @@ def measure(
     # images in this order are the held ones.
     order = one_pass(n, batch_size=config.batch_size, seed=config.seed + 2)
     held = np.arange(n) < config.held
-    observation = observe(jnp.asarray(images.images), stream, order, jnp.asarray(held))
-    flips = observation.flips
+    # Taken off the mesh, if they are on one.
+    observation = jax.tree.map(np.asarray, observe(variables, images.images, stream, order, held))
+    flips = jax.tree.map(jnp.asarray, observation.flips)
     if not jnp.all(flips.finite):
         raise FloatingPointError(
             f"{split}: step {int(jnp.argmin(flips.finite))} met values that are not finite. Give a "
             "lower --learning-rate, and another --run-dir."
         )
-    seen, stream, order = jax.tree.map(np.asarray, (observation, stream, order))
-    logits = {name: getattr(seen, name) for name in ("source", "batch_statistics", "adapted")}
+    stream, order = jax.tree.map(np.asarray, (stream, order))
+    logits = {
+        name: getattr(observation, name) for name in ("source", "batch_statistics", "adapted")
+    }
     record: dict[str, Any] = {
         "split": list(split),
         "images": n,
@@ -151,10 +180,10 @@ def measure(
     if images.labels is not None:
         for name, values in logits.items():
             record[name] = float(np.mean(np.argmax(values, axis=-1) == images.labels[rows]))
-        right = seen.online == images.labels[stream.x]
+        right = observation.online == images.labels[stream.x]
         record["online"] = float(np.mean(right[stream.where]))
-    adapted = np.empty_like(seen.adapted)
-    adapted[rows] = seen.adapted
+    adapted = np.empty_like(observation.adapted)
+    adapted[rows] = observation.adapted
     return record, adapted
 
 

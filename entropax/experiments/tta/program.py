@@ -1,21 +1,22 @@
 """The program from top to bottom."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
+from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
+from entropax import distributed
 from entropax.checkpoint import restore_variables, save_variables
 from entropax.data import ImageSet
 from entropax.experiments import tta
 from entropax.experiments.command_line import run_command
+from entropax.experiments.device_options import DeviceOptions, check_divisible, open_devices
 from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.shifted_images import (
     ImageSets,
@@ -24,6 +25,7 @@ from entropax.experiments.shifted_images import (
     planned_splits,
     shifted_images,
 )
+from entropax.experiments.tables import make_console
 from entropax.experiments.tta.config import Config
 from entropax.experiments.tta.measure import build_adapter, build_observer, measure
 from entropax.experiments.tta.report import (
@@ -39,6 +41,7 @@ from entropax.types import Variables
 
 # Options that change neither network nor adaptation: a finished run can be reported anew with them.
 _OF_THE_REPORT = ("run_dir", "target", "corruptions", "estimate", "flips", "form", "level")
+_OF_THE_DEVICES = tuple(field.name for field in dataclasses.fields(DeviceOptions))
 # Where the data are; what they are is told by their checksums.
 _OF_THE_DATA = ("data_dir", "path", "size")
 
@@ -51,24 +54,26 @@ def run(config: Config) -> Report:
       FloatingPointError: a step was not finite; finished splits are kept.
       ValueError: the data or the run folder do not fit the settings.
     """
+    mesh = open_devices(config)
+    check_divisible(config.batch_size, mesh)
     sets = load_sets(config)
     assert sets.train is not None
     splits = list(planned_splits(config, sets))
     path = config.run_dir or Path("runs") / f"tta-{config.data}-seed{config.seed}"
     folder = open_run(path, _settings(config, sets))
-    console = Console(width=None if sys.stdout.isatty() else 118)
+    console = make_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        module, variables = _source_network(config, sets.train, folder, progress)
+    with Progress(*columns, TimeRemainingColumn(), console=make_console(stderr=True)) as progress:
+        module, variables = _source_network(config, sets.train, folder, progress, mesh)
         adapter = build_adapter(config, module, variables, sets.validation)
-        observe = build_observer(adapter, module, variables)
+        observe = build_observer(adapter, module, mesh)
         done = {tuple(record["split"]) for record in folder.records()}
         task = progress.add_task("Adapting", total=len(splits))
         for split in splits:
             if tuple(split) not in done:
                 progress.update(task, description=f"Adapting: {split}")
                 images = shifted_images(config, sets, split, seed=config.seed)
-                record, logits = measure(observe, images, split, config)
+                record, logits = measure(observe, variables, images, split, config)
                 if split.family == "target":
                     write_predictions(folder, split, images, logits, sets.validation.class_names)
                 folder.append(record)
@@ -99,7 +104,7 @@ def run(config: Config) -> Report:
 def _settings(config: Config, sets: ImageSets) -> dict[str, Any]:
     """All that the measurements depend on: options, and data by their content."""
     settings = dataclasses.asdict(config)
-    for name in _OF_THE_REPORT + _OF_THE_DATA:
+    for name in _OF_THE_REPORT + _OF_THE_DATA + _OF_THE_DEVICES:
         del settings[name]
     settings["method"] = {"name": type(config.method).__name__.lower(), **settings["method"]}
     settings["checksums"] = [checksum(images) for images in sets[:3] if images is not None]
@@ -108,16 +113,22 @@ def _settings(config: Config, sets: ImageSets) -> dict[str, Any]:
 
 
 def _source_network(
-    config: Config, train: ImageSet, folder: RunFolder, progress: Progress
+    config: Config, train: ImageSet, folder: RunFolder, progress: Progress, mesh: Mesh | None
 ) -> tuple[ConvNet, Variables]:
-    """The network of the run folder, trained first if it is not there yet."""
+    """The network of the run folder, trained first if it is not there yet; whole on each device."""
     assert train.labels is not None
     module = ConvNet(num_classes=len(train.class_names), features=config.features)
     key = jax.random.key(config.seed)
     checkpoint = folder.path / "source"
-    if checkpoint.exists():
+    if distributed.from_lead(checkpoint.exists()):
         example = jnp.zeros((1, *train.images.shape[1:]))
-        return module, restore_variables(checkpoint, jax.eval_shape(module.init, key, example))
+        like = jax.eval_shape(module.init, key, example)
+        if mesh is not None:
+            place = distributed.replicated_sharding(mesh)
+            like = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), like
+            )
+        return module, restore_variables(checkpoint, like)
     batch_size = min(128, len(train) // 10)
     epochs = config.epochs or max(4, -(-600 * batch_size // len(train)))
     task = progress.add_task("Training", total=epochs)
@@ -134,6 +145,8 @@ def _source_network(
             task, completed=epoch, description=f"Training: loss {loss:.3f}"
         ),
     )
+    if mesh is not None:
+        variables = distributed.replicate(variables, mesh)
     save_variables(checkpoint, variables)
     return module, variables
 

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from entropax.data import corruptions
 from entropax.estimation.flip_curve import PUBLISHED_POLYNOMIALS, Form, Target
+from entropax.experiments.device_options import DeviceOptions
 from entropax.experiments.published_networks import InputOptions
 from entropax.experiments.tta.config import Eta, Rdumb, Tent
 
@@ -13,7 +14,7 @@ Flips: TypeAlias = Literal["weighted", "unweighted"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(InputOptions):
+class Config(InputOptions, DeviceOptions):
     """Test-time adaptation of a published network to folders of images."""
 
     weights: Path

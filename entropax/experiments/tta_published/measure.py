@@ -1,5 +1,6 @@
 """One folder of images: adapt to it while it is read, note flips and accuracies."""
 
+import functools
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,16 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from entropax import tta
 from entropax.data import corruptions
 from entropax.data.image_folder import ImageFolder
-from entropax.data.loader import ImageBatch, image_batches
+from entropax.data.loader import ImageBatch
 from entropax.data.streams import shuffled_stream
 from entropax.data.subsets import restrict_logits
+from entropax.distributed import replicated_sharding
 from entropax.estimation import average_confidence
 from entropax.experiments.published_networks import Network
+from entropax.experiments.read_batches import ReadBatch, on_devices, read_batches
 from entropax.experiments.tta.config import Eta, Rdumb, Tent
 from entropax.experiments.tta_published.config import Config
 from entropax.types import Array, Batch, Variables
@@ -54,8 +58,11 @@ class Compiled(NamedTuple):
     predict: Callable[[tta.State, Batch], Array]
 
 
-def compile_adapter(network: Network, config: Config) -> Compiled:
-    """The adapter that `config` names, for a published network."""
+def compile_adapter(network: Network, config: Config, mesh: Mesh | None) -> Compiled:
+    """The adapter that `config` names, for a published network.
+
+    On a mesh, what it gives is whole on every device.
+    """
     apply_fn, classes = network.batch_fn(), network.num_classes
     tx = optax.sgd(config.learning_rate, momentum=config.momentum)
     # The published constants for ImageNet; for other numbers of classes the same rule.
@@ -69,11 +76,13 @@ def compile_adapter(network: Network, config: Config) -> Compiled:
             adapter = tta.rdumb(apply_fn, tx, num_classes=classes, period=period, limits=limits)
     on_pixels = tta.map_inputs(adapter, _as_float)
     source_fn = network.source_fn()
+    place = None if mesh is None else replicated_sharding(mesh)
+    compiled = functools.partial(jax.jit, out_shardings=place)
     return Compiled(
-        jax.jit(on_pixels.init),
-        jax.jit(on_pixels.step),
-        jax.jit(lambda variables, x: source_fn(variables, _as_float(x))),
-        jax.jit(on_pixels.predict),
+        compiled(on_pixels.init),
+        compiled(on_pixels.step),
+        compiled(lambda variables, x: source_fn(variables, _as_float(x))),
+        compiled(on_pixels.predict),
     )
 
 
@@ -82,6 +91,7 @@ def measure(
     compiled: Compiled,
     shift: Shift,
     config: Config,
+    mesh: Mesh | None,
     on_batch: Callable[[str], None],
 ) -> dict[str, Any]:
     """Adapt to a folder; one line of metrics.jsonl.
@@ -91,6 +101,7 @@ def measure(
       compiled: from `compile_adapter`.
       shift: which images.
       config: the options.
+      mesh: the devices; None for one.
       on_batch: called after each batch with what it was for.
 
     Raises:
@@ -98,27 +109,28 @@ def measure(
       ValueError: an image cannot be read, unless these are skipped.
     """
     folder, n = shift.folder, len(shift.folder)
-    read = _reader(network, shift, config)
+    read = _reader(network, shift, config, mesh)
     held = np.random.default_rng(config.seed + 2).permutation(n)[: config.held]
     state = compiled.init(network.variables)
 
-    def predict_held(what: str, *predictions: Callable[[ImageBatch], Array]) -> list[np.ndarray]:
-        found: list[list[np.ndarray]] = [[] for _ in predictions]
-        for batch in read(held):
-            for logits, predict in zip(found, predictions, strict=True):
-                logits.append(np.asarray(predict(batch)))
-            readable.append(batch.where)
-            on_batch(what)
-        return [np.concatenate(logits)[: len(held)] for logits in found]
+    where = np.zeros(len(held), bool)
 
-    readable: list[np.ndarray] = []
+    def predict_held(what: str, *predictions: Callable[[Batch], Array]) -> list[np.ndarray]:
+        found = [np.zeros((len(held), network.num_classes), np.float32) for _ in predictions]
+        for batch in read(held):
+            real, images = batch.where, Batch(batch.x, on_devices(batch.where, mesh))
+            for logits, predict in zip(found, predictions, strict=True):
+                logits[batch.places[real]] = np.asarray(predict(images))[real]
+            where[batch.places[real]] = True
+            on_batch(what)
+        return found
+
     start = state
     source, before = predict_held(
         "predicting",
-        lambda batch: compiled.source(network.variables, jnp.asarray(batch.x)),
-        lambda batch: compiled.predict(start, _batch(batch)),
+        lambda images: compiled.source(network.variables, images.x),
+        lambda images: compiled.predict(start, images),
     )
-    where = np.concatenate(readable)[: len(held)]
     if not where.any():
         raise ValueError(f"{folder.root}: none of the {len(held)} held images can be read.")
 
@@ -128,8 +140,8 @@ def measure(
     selected, right, seen = [], 0, 0
     classes = None if folder.labels is None else np.unique(folder.labels)
     for i, batch in enumerate(read(np.asarray(order.x).ravel())):
-        real = batch.where & np.asarray(order.where[i])
-        state, info = compiled.step(state, Batch(jnp.asarray(batch.x), jnp.asarray(real)))
+        real = batch.where & np.asarray(order.where[i])[batch.places - i * config.batch_size]
+        state, info = compiled.step(state, Batch(batch.x, on_devices(real, mesh)))
         if not info.finite:
             raise FloatingPointError(
                 f"{shift}: step {i} met values that are not finite. Give a lower --learning-rate, "
@@ -142,7 +154,7 @@ def measure(
             right, seen = right + int(hits[real].sum()), seen + int(real.sum())
         on_batch("adapting")
     end = state
-    (adapted,) = predict_held("predicting", lambda batch: compiled.predict(end, _batch(batch)))
+    (adapted,) = predict_held("predicting", lambda images: compiled.predict(end, images))
 
     flips = tta.Flips(
         labels0=jnp.argmax(before, axis=-1),
@@ -181,13 +193,9 @@ def batches(images: int, config: Config) -> int:
     return config.steps + 2 * -(-held // config.batch_size)
 
 
-def _batch(batch: ImageBatch) -> Batch:
-    return Batch(jnp.asarray(batch.x), jnp.asarray(batch.where))
-
-
 def _reader(
-    network: Network, shift: Shift, config: Config
-) -> Callable[[Int[np.ndarray, " n"]], Iterator[ImageBatch]]:
+    network: Network, shift: Shift, config: Config, mesh: Mesh | None
+) -> Callable[[Int[np.ndarray, " n"]], Iterator[ReadBatch]]:
     """Batches of chosen images, corrupted if they are to be."""
     kept: dict[int, UInt8[np.ndarray, "h w c"]] = {}
 
@@ -205,16 +213,16 @@ def _reader(
             x[place] = found
         return batch._replace(x=x)
 
-    def read(rows: Int[np.ndarray, " n"]) -> Iterator[ImageBatch]:
-        batches = image_batches(
+    def read(rows: Int[np.ndarray, " n"]) -> Iterator[ReadBatch]:
+        return read_batches(
             shift.folder,
             network.preprocessing,
+            config,
+            rows,
             batch_size=config.batch_size,
-            order=rows,
-            workers=config.workers,
-            on_error=config.on_error,
+            mesh=mesh,
+            change=corrupted if shift.corrupt else None,
         )
-        return map(corrupted, batches) if shift.corrupt else batches
 
     return read
 

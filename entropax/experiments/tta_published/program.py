@@ -8,8 +8,10 @@ from flax.traverse_util import flatten_dict
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
+from entropax.distributed import replicate
 from entropax.experiments import tta_published
 from entropax.experiments.command_line import run_command
+from entropax.experiments.device_options import check_divisible, open_devices
 from entropax.experiments.memory import peak_memory
 from entropax.experiments.published_networks import (
     Network,
@@ -45,6 +47,8 @@ def run(config: Config) -> list[dict[str, Any]]:
       FloatingPointError: a step was not finite; finished folders are kept.
       ValueError: weights, images, curve or run folder do not fit the settings.
     """
+    mesh = open_devices(config)
+    check_divisible(config.batch_size, mesh)
     network = load_network(config.weights, config)
     checksum = weights_checksum(network.variables)
     if not any(map(is_norm_affine, flatten_dict(network.variables, sep="/"))):
@@ -56,7 +60,9 @@ def run(config: Config) -> list[dict[str, Any]]:
     shifts = find_shifts(config, network)
     path = config.run_dir or default_run_dir(config)
     folder = open_run(path, _settings(config, network, checksum, shifts))
-    compiled = compile_adapter(network, config)
+    if mesh is not None:
+        network = network._replace(variables=replicate(network.variables, mesh))
+    compiled = compile_adapter(network, config, mesh)
     done = {(record["name"], record["severity"]) for record in folder.records()}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = make_console(stderr=True)
@@ -73,6 +79,7 @@ def run(config: Config) -> list[dict[str, Any]]:
                     compiled,
                     shift,
                     config,
+                    mesh,
                     lambda what, shift=shift: progress.update(  # type: ignore[misc]
                         task, advance=1, description=f"{shift}: {what}"
                     ),

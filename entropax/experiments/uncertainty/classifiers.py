@@ -12,12 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from entropax import data
 from entropax.checkpoint import restore_variables, save_variables
 from entropax.data.image_folder import index_folder
-from entropax.data.loader import image_batches
+from entropax.distributed import replicate, replicated_sharding
 from entropax.experiments.labelled_images import Labelled, Parts, labelled, load_parts
 from entropax.experiments.published_networks import (
     InputOptions,
@@ -28,6 +29,7 @@ from entropax.experiments.published_networks import (
     load_network,
     network_name,
 )
+from entropax.experiments.read_batches import read_batches
 from entropax.experiments.uncertainty.config import Config
 from entropax.experiments.uncertainty.networks import NETWORKS
 from entropax.experiments.uncertainty.sources import Outputs
@@ -100,10 +102,11 @@ class Weights:
 
     Args:
       config: which files, and which data.
+      mesh: the devices among which batches of a folder are split; None for one.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, *, mesh: Mesh | None = None) -> None:
+        self.config, self.mesh = config, mesh
         self.paths = {network_name(path): path for path in config.weights}
         if len(self.paths) < len(config.weights):
             raise ValueError(f"`weights` must have different names, got {config.weights}.")
@@ -152,24 +155,34 @@ class Weights:
         if folder.labels is None:
             raise ValueError(f"{config.path} has no class folders: its images need labels.")
         rows = np.random.default_rng(0).permutation(len(folder))[: config.max_test]
-        apply_fn, variables = jax.jit(network.source_fn()), network.variables
-        found, readable = [], []
-        batches = image_batches(
+        mesh, variables, place, devices = self.mesh, network.variables, None, 1
+        if mesh is not None:
+            variables, devices = replicate(variables, mesh), mesh.size
+            place = replicated_sharding(mesh)
+        source_fn = network.source_fn()
+        apply_fn = jax.jit(
+            lambda variables, x: source_fn(variables, x.astype(jnp.float32) / 255),
+            out_shardings=place,
+        )
+        logits = np.zeros((len(rows), network.num_classes), np.float32)
+        readable = np.zeros(len(rows), bool)
+        batches = read_batches(
             folder,
             network.preprocessing,
-            batch_size=min(_FOLDER_BATCH, len(rows)),
-            order=rows,
-            workers=config.workers,
-            on_error=config.on_error,
+            config,
+            rows,
+            batch_size=-(-min(_FOLDER_BATCH, len(rows)) // devices) * devices,
+            mesh=mesh,
         )
         for batch in batches:
-            found.append(np.asarray(apply_fn(variables, np.float32(batch.x) / 255))[batch.where])
-            readable.append(batch.rows[batch.where])
-        if not any(map(len, readable)):
+            places = batch.places[batch.where]
+            logits[places] = np.asarray(apply_fn(variables, batch.x))[batch.where]
+            readable[places] = True
+        if not readable.any():
             raise ValueError(f"{folder.root}: none of the {len(rows)} images can be read.")
         classes = np.unique(folder.labels)
-        logits = np.concatenate(found)[:, classes]
-        return logits, np.searchsorted(classes, folder.labels[np.concatenate(readable)])
+        chosen = folder.labels[rows[readable]]
+        return logits[readable][:, classes], np.searchsorted(classes, chosen)
 
 
 class Checkpoints:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from entropax.experiments.data_options import DataOptions
+from entropax.experiments.device_options import DeviceOptions
 from entropax.experiments.published_networks import InputOptions
 
 ScoreName: TypeAlias = Literal[
@@ -21,7 +22,7 @@ HIGHER = ("accuracy", "auroc", "coverage")
 
 
 @dataclass(frozen=True)
-class Config(DataOptions, InputOptions):
+class Config(DataOptions, InputOptions, DeviceOptions):
     """How well models know when they are right, many of them on the same examples."""
 
     run_dir: Path | None = None
@@ -103,6 +104,10 @@ class Config(DataOptions, InputOptions):
                 raise ValueError(f"`accuracies` must be in [0, 1], got {accuracy}.")
         if self.weights and self.data == "folder" and self.size is not None:
             raise ValueError("Published networks say how images are resized: give no --size.")
+        if (self.mesh or self.multihost) and not (self.weights and self.data == "folder"):
+            raise ValueError(
+                "--mesh and --multihost are for --weights on --data folder; the rest is small."
+            )
         if bool(self.module) != bool(self.checkpoints):
             raise ValueError("--module and --checkpoints go together.")
         if sum(map(bool, (self.outputs, self.weights, self.checkpoints, self.networks))) > 1:

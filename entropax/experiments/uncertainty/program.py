@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import entropax
 from entropax.experiments import uncertainty
 from entropax.experiments.command_line import run_command
+from entropax.experiments.device_options import DeviceOptions, open_devices
 from entropax.experiments.published_networks import InputOptions
 from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.tables import make_console
@@ -34,6 +35,7 @@ from entropax.experiments.uncertainty.sources import Files, Outputs, Source
 # models. Which models there are, their files and the networks to train, is kept in each record.
 _OMITTED = (
     *(field.name for field in dataclasses.fields(InputOptions)),
+    *(field.name for field in dataclasses.fields(DeviceOptions)),
     *("run_dir", "data_dir", "path", "size", "outputs", "weights", "module", "checkpoints"),
     *("on_error", "networks", "sort_by"),
 )
@@ -52,11 +54,12 @@ def run(config: Config, *, source: Source | None = None) -> Report:
       ValueError: the data, a file or the run folder do not fit the settings; with
         `on_error="skip"`, only if no model is left.
     """
+    mesh = open_devices(config)
     path = config.run_dir or Path("runs") / f"uncertainty-{_of_what(config)}-seed{config.seed}"
     if source is None and config.outputs is not None:
         source = Files(config.outputs)
     elif source is None and config.weights:
-        source = Weights(config)
+        source = Weights(config, mesh=mesh)
     elif source is None and config.checkpoints:
         source = Checkpoints(config)
     elif source is None:

@@ -1,0 +1,45 @@
+"""The options of a program that say on which devices it works."""
+
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import Mesh
+
+from entropax.distributed import initialize, make_mesh
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """On how many devices; part of a program's `Config`.
+
+    They change numbers by no more than rounding, so that a run may be taken up on others.
+    """
+
+    mesh: bool = False
+    """Split every batch of images among all devices."""
+    multihost: bool = False
+    """Run as one of the processes of a job, each started with this same command: on a TPU pod,
+    under Slurm or Open MPI, or as ENTROPAX_COORDINATOR, ENTROPAX_NUM_PROCESSES and
+    ENTROPAX_PROCESS_ID say. Batches are split among the devices of all."""
+
+
+def check_divisible(batch_size: int, mesh: Mesh | None) -> None:
+    """Raise a ValueError unless a batch can be split among the devices."""
+    if mesh is not None and batch_size % mesh.size:
+        raise ValueError(
+            f"`batch_size` {batch_size} cannot be split among {mesh.size} devices; give a multiple."
+        )
+
+
+def open_devices(options: DeviceOptions) -> Mesh | None:
+    """Join the other processes, if there are to be any; the mesh, or None for one device.
+
+    Before anything else of JAX is used.
+
+    Raises:
+      RuntimeError: JAX has been used before.
+      ValueError: nothing says who the other processes are.
+    """
+    if options.multihost and not jax.distributed.is_initialized():
+        initialize()
+    return make_mesh() if options.mesh or options.multihost else None
