@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 import jax
@@ -68,6 +69,8 @@ def fail(reason: str) -> None:
         # Another one may have failed first, or nobody be left to be told.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             client.key_value_set(_FAILURE, f"{jax.process_index()} {reason}")
+            if jax.process_index() == 0:  # which has the store
+                time.sleep(1.5 * _SECONDS_BETWEEN_QUESTIONS)
     _end(reason)
 
 

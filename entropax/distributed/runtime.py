@@ -22,7 +22,7 @@ def initialize(
     process_id: int | None = None,
     *,
     startup_timeout: int = 600,
-    heartbeat_timeout: int = 60,
+    heartbeat_timeout: int | None = None,
     shutdown_timeout: int = 60,
 ) -> None:
     """Join the processes of a job; every one of them calls this before anything else of JAX.
@@ -44,7 +44,8 @@ def initialize(
       num_processes: of the job.
       process_id: of this one, from 0.
       startup_timeout: seconds to wait for the other processes.
-      heartbeat_timeout: seconds without a sign of life until a process counts as lost.
+      heartbeat_timeout: seconds without a sign of life until a process counts as lost; by default
+        the environment variable `ENTROPAX_HEARTBEAT_TIMEOUT`, or 60.
       shutdown_timeout: seconds that a process which is done waits for the others.
 
     Raises:
@@ -57,6 +58,8 @@ def initialize(
         return
     if jax.distributed.is_initialized():
         raise RuntimeError("The job has been joined already; call `initialize` once.")
+    if heartbeat_timeout is None:
+        heartbeat_timeout = int(os.environ.get("ENTROPAX_HEARTBEAT_TIMEOUT", "60"))
     for name, seconds in (
         ("startup_timeout", startup_timeout),
         ("heartbeat_timeout", heartbeat_timeout),

@@ -2,14 +2,15 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from distributed.processes import HEARTBEAT
 
 from entropax import distributed
+from entropax.checkpoint import EntropyCheckpointer
 
 
 def arrays():
@@ -64,9 +65,9 @@ def agreement(folder):
     assert not list((Path(folder) / "shared").iterdir())
 
 
-def exception(where):
+def exception(process, where):
     """One process fails: the others wait in a collective, or are busy by themselves."""
-    if jax.process_index() == 1:
+    if jax.process_index() == int(process):
         time.sleep(1)
         raise ValueError("the data are of yesterday")
     if where == "collective":
@@ -108,6 +109,34 @@ def preempted():
         time.sleep(0.01)
 
 
+def checkpoints(folder, last):
+    """Take up the best checkpoint, then save a better one after the other."""
+    mesh = distributed.make_mesh()
+    rows, whole = distributed.row_sharding(mesh), distributed.replicated_sharding(mesh)
+
+    @partial(jax.jit, out_shardings={"w": rows, "b": whole})
+    def state_of(step):
+        return {"w": jnp.full((2**22, 4), step), "b": jnp.arange(3.0) + step}
+
+    start = 0
+    with EntropyCheckpointer(folder) as keeper:
+        if keeper.best is not None:
+            like = {
+                "w": jax.ShapeDtypeStruct((2**22, 4), jnp.float32, sharding=rows),
+                "b": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=whole),
+            }
+            start = keeper.best.step
+            equal = jax.jit(
+                lambda found, expected: jax.tree.map(lambda x, y: jnp.all(x == y), found, expected),
+                out_shardings=whole,
+            )(keeper.restore_best(like), state_of(np.float32(start)))
+            assert all(map(bool, jax.tree.leaves(equal)))
+            print("restored", start, flush=True)
+        for step in range(start + 1, int(last)):
+            assert keeper.step(step, state_of(np.float32(step)), float(step)).saved
+            print("saved", step, flush=True)
+
+
 if __name__ == "__main__":
-    distributed.initialize(startup_timeout=60, heartbeat_timeout=HEARTBEAT, shutdown_timeout=20)
+    distributed.initialize(startup_timeout=60, shutdown_timeout=20)
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -49,6 +49,7 @@ def environment(devices):
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "ENTROPAX_"))},
         "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "PJRT_NPROC": str(max(8, 2 * devices)),
         "OMP_NUM_THREADS": "1",
@@ -69,6 +70,7 @@ class Job:
         self.processes = []
         for i, (out, err) in enumerate(self.logs):
             own = {
+                "ENTROPAX_HEARTBEAT_TIMEOUT": str(HEARTBEAT),
                 "ENTROPAX_COORDINATOR": address,
                 "ENTROPAX_NUM_PROCESSES": str(count),
                 "ENTROPAX_PROCESS_ID": str(i),

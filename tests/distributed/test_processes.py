@@ -26,18 +26,17 @@ def test_agreement(tmp_path):
         assert "process 1 on " in unshared
 
 
-@pytest.mark.parametrize("where", ["collective", "alone"])
-def test_an_exception_ends_all(tmp_path, where):
-    with Job(tmp_path, [JOBS, "exception", where], count=2) as job:
+@pytest.mark.parametrize(("failed", "where"), [(0, "collective"), (1, "collective"), (1, "alone")])
+def test_an_exception_ends_all(tmp_path, failed, where):
+    with Job(tmp_path, [JOBS, "exception", str(failed), where], count=2) as job:
         ended = job.ended()
     assert [process.code for process in ended] == [13, 13]
     assert max(process.seconds for process in ended) < 0.5
-    assert 'raise ValueError("the data are of yesterday")' in ended[1].err
-    assert "[process 1 of 2] ValueError: the data are of yesterday" in ended[1].err
-    assert (
-        "[process 0 of 2] process 1 has failed, and all end with it: "
-        "ValueError: the data are of yesterday"
-    ) in ended[0].err
+    assert 'raise ValueError("the data are of yesterday")' in ended[failed].err
+    reason = "ValueError: the data are of yesterday"
+    assert f"[process {failed} of 2] {reason}" in ended[failed].err
+    others = f"[process {1 - failed} of 2] process {failed} has failed, and all end with it: "
+    assert others + reason in ended[1 - failed].err
 
 
 @pytest.mark.parametrize("killed", [0, 1])
