@@ -59,7 +59,10 @@ def initialize(
     if jax.distributed.is_initialized():
         raise RuntimeError("The job has been joined already; call `initialize` once.")
     if heartbeat_timeout is None:
-        heartbeat_timeout = int(os.environ.get("ENTROPAX_HEARTBEAT_TIMEOUT", "60"))
+        word = os.environ.get("ENTROPAX_HEARTBEAT_TIMEOUT", "60")
+        if not word.isdecimal():
+            raise ValueError(f"ENTROPAX_HEARTBEAT_TIMEOUT must be whole seconds, got {word!r}.")
+        heartbeat_timeout = int(word)
     for name, seconds in (
         ("startup_timeout", startup_timeout),
         ("heartbeat_timeout", heartbeat_timeout),

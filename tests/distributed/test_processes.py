@@ -31,7 +31,7 @@ def test_an_exception_ends_all(tmp_path, failed, where):
     with Job(tmp_path, [JOBS, "exception", str(failed), where], count=2) as job:
         ended = job.ended()
     assert [process.code for process in ended] == [13, 13]
-    assert max(process.seconds for process in ended) < 0.5
+    assert max(process.seconds for process in ended) < 2  # half a second on a free machine
     assert 'raise ValueError("the data are of yesterday")' in ended[failed].err
     reason = "ValueError: the data are of yesterday"
     assert f"[process {failed} of 2] {reason}" in ended[failed].err
@@ -61,7 +61,7 @@ def test_a_stuck_process_ends_all(tmp_path):
     with Job(tmp_path, [JOBS, "stuck"], count=2) as job:
         ended = job.ended()
     assert [process.code for process in ended] == [13, 13]
-    assert max(process.seconds for process in ended) < 0.5
+    assert max(process.seconds for process in ended) < 2  # half a second on a free machine
     said = "".join(process.err for process in ended)
     assert "nothing for 3 s after the first sum; its threads are above." in said
     assert "in stuck" in said  # the line where it hangs
