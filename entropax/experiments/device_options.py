@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
-from entropax.distributed import initialize, make_mesh
+from entropax.distributed import initialize, make_mesh, stop_requested
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,20 @@ class DeviceOptions:
     """Run as one of the processes of a job, each started with this same command: on a TPU pod,
     under Slurm or Open MPI, or as ENTROPAX_COORDINATOR, ENTROPAX_NUM_PROCESSES and
     ENTROPAX_PROCESS_ID say. Batches are split among the devices of all."""
+
+
+class PreemptedError(Exception):
+    """The machine is about to be taken away; every process gets it at the same step."""
+
+
+def end_if_preempted(step: int) -> None:
+    """Ask, at every step of a program that several processes run, whether it has to end.
+
+    Raises:
+      PreemptedError: it has.
+    """
+    if stop_requested(step):
+        raise PreemptedError(f"preempted at step {step}")
 
 
 def check_divisible(batch_size: int, mesh: Mesh | None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from entropax.distributed import check_same, check_shared_folder, from_lead, is_lead
+from entropax.experiments.stopwatch import stopwatch
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class RunFolder:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        stopwatch.result()
 
     def write(self, name: str, content: str) -> Path:
         """Write a whole text file, or, if interrupted, nothing."""

@@ -51,15 +51,26 @@ def assert_same_records(found, expected):
 
 
 def test_adaptation_is_killed_and_taken_up(tmp_path):
-    """One process of two is killed; the same command, on one process with four devices, goes on."""
+    """Told to stop, then killed; the same command, on one process with four devices, goes on."""
     run_alone([*DIGITS, "--run-dir", str(tmp_path / "alone")])
     words = [*DIGITS, "--multihost", "--run-dir", str(tmp_path / "several")]
     metrics = tmp_path / "several" / "metrics.jsonl"
-    with Job(tmp_path / "logs", words, count=2, devices=2) as job:
+
+    def wait_for_lines(job, number):
         end = time.monotonic() + 200
-        while not metrics.exists() or metrics.read_text().count("\n") < 2:
+        while not metrics.exists() or metrics.read_text().count("\n") < number:
             assert time.monotonic() < end, job.report("nothing is measured")
             time.sleep(0.02)
+
+    with Job(tmp_path / "first", words, count=2, devices=2) as job:
+        wait_for_lines(job, 1)
+        job.signal(signal.SIGTERM, to=1)
+        ended = job.ended()
+    assert [process.code for process in ended] == [143, 143]
+    assert "the same command goes on from here" in ended[0].err
+    stopped = metrics.read_text().count("\n")
+    with Job(tmp_path / "second", words, count=2, devices=2) as job:
+        wait_for_lines(job, stopped + 1)
         kill(job, process=1)
         ended = job.ended()
     assert ended[0].code == -signal.SIGABRT

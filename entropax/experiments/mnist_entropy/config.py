@@ -103,6 +103,8 @@ class Config(DataOptions):
     """Nominal coverage of the intervals."""
     resamples: int = 2000
     """Of the bootstrap."""
+    mesh: bool = False
+    """Split the kernel of the pool among all devices of this machine."""
     workers: int | None = None
     """Sets that are trained on at the same time; by default one for each core of a CPU, and one on
     an accelerator. It changes no result."""

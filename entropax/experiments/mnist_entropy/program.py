@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import entropax
 from entropax import kernels
+from entropax.distributed import make_mesh
 from entropax.experiments import mnist_entropy
 from entropax.experiments.command_line import run_command
 from entropax.experiments.mnist_entropy.choose import (
@@ -40,7 +41,9 @@ from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.tables import make_console
 
 # Options that change no measurement: a finished run can be reported anew with them.
-_OF_THE_REPORT = ("run_dir", "level", "resamples", "workers")
+_OF_THE_REPORT = ("run_dir", "level", "resamples", "mesh", "workers")
+# Images in a tile of the kernel of the pool.
+_TILE = 100
 # Where the data are; what they are is told by their checksums.
 _OF_THE_DATA = ("data_dir", "path", "size")
 
@@ -104,10 +107,14 @@ def _selector(
     file = folder.path / f"kernel{number}.npy"
     if not file.exists():
         task = progress.add_task(f"Kernel of the pool, network {number}", total=None)
+        mesh = make_mesh() if config.mesh else None
+        devices = 1 if mesh is None else mesh.size
         kernel = kernels.gram(
             networks.kernel_fn,
             params,
             images.pool.x,
+            tile_size=-(-_TILE // devices) * devices,
+            mesh=mesh,
             on_tile=lambda done, total: progress.update(task, completed=done, total=total),
         )
         with folder.replacing(file.name) as partial:

@@ -16,7 +16,12 @@ from entropax.checkpoint import restore_variables, save_variables
 from entropax.data import ImageSet
 from entropax.experiments import tta
 from entropax.experiments.command_line import run_command
-from entropax.experiments.device_options import DeviceOptions, check_divisible, open_devices
+from entropax.experiments.device_options import (
+    DeviceOptions,
+    check_divisible,
+    end_if_preempted,
+    open_devices,
+)
 from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.shifted_images import (
     ImageSets,
@@ -69,7 +74,8 @@ def run(config: Config) -> Report:
         observe = build_observer(adapter, module, mesh)
         done = {tuple(record["split"]) for record in folder.records()}
         task = progress.add_task("Adapting", total=len(splits))
-        for split in splits:
+        for number, split in enumerate(splits):
+            end_if_preempted(number)
             if tuple(split) not in done:
                 progress.update(task, description=f"Adapting: {split}")
                 images = shifted_images(config, sets, split, seed=config.seed)

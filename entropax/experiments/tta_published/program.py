@@ -1,5 +1,6 @@
 """The program from top to bottom."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import entropax
 from entropax.distributed import replicate
 from entropax.experiments import tta_published
 from entropax.experiments.command_line import run_command
-from entropax.experiments.device_options import check_divisible, open_devices
+from entropax.experiments.device_options import check_divisible, end_if_preempted, open_devices
 from entropax.experiments.memory import peak_memory
 from entropax.experiments.published_networks import (
     Network,
@@ -68,23 +69,17 @@ def run(config: Config) -> list[dict[str, Any]]:
     console = make_console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         total = sum(batches(len(shift.folder), config) for shift in shifts)
-        task = progress.add_task("Batches", total=total)
+        task, number = progress.add_task("Batches", total=total), itertools.count()
         for shift in shifts:
             if (shift.name, shift.severity) in done:
                 progress.advance(task, batches(len(shift.folder), config))
                 continue
-            folder.append(
-                measure(
-                    network,
-                    compiled,
-                    shift,
-                    config,
-                    mesh,
-                    lambda what, shift=shift: progress.update(  # type: ignore[misc]
-                        task, advance=1, description=f"{shift}: {what}"
-                    ),
-                )
-            )
+
+            def on_batch(what: str, shift: Shift = shift) -> None:
+                end_if_preempted(next(number))
+                progress.update(task, advance=1, description=f"{shift}: {what}")
+
+            folder.append(measure(network, compiled, shift, config, mesh, on_batch))
     measured = {(record["name"], record["severity"]): record for record in folder.records()}
     rows = [measured[shift.name, shift.severity] for shift in shifts]
     if config.fit:
