@@ -47,7 +47,7 @@ from entropax.distributed.mesh import (
     row_sharding,
 )
 from entropax.distributed.preemption import stop_requested
-from entropax.distributed.runtime import initialize, is_lead
+from entropax.distributed.runtime import initialize, is_lead, is_loss
 from entropax.distributed.watchdog import Watchdog
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "gather",
     "initialize",
     "is_lead",
+    "is_loss",
     "join_rows",
     "local_rows",
     "make_mesh",

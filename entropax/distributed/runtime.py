@@ -100,6 +100,17 @@ def is_lead() -> bool:
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
+def is_loss(error: BaseException) -> bool:
+    """Whether an exception may come of the loss of another process.
+
+    A collective that fails at once raises a ValueError, one that fails later a JaxRuntimeError.
+
+    >>> is_loss(ValueError("`epochs` must be positive, got 0."))
+    False
+    """
+    return jax.distributed.is_initialized() and str(error).startswith(_LOSSES)
+
+
 class _Place(NamedTuple):
     coordinator: str
     num_processes: int
@@ -139,8 +150,7 @@ def _end_all_by(heartbeat_timeout: int) -> None:
         traceback.print_exception(kind, error, trace)
         lines = str(error).splitlines() or [""]
         reason = f"{kind.__name__}: {lines[0]}"
-        # A collective that fails at once raises a ValueError, and later a JaxRuntimeError.
-        if lines[0].startswith(_LOSSES):
+        if is_loss(error):
             # One that failed has told the others before it closed its connections; of one that was
             # killed only the runtime knows, and ends this process when it says so.
             print(

@@ -1,11 +1,13 @@
 """The options of a program that say on which devices it works."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
 from jax.sharding import Mesh
 
-from entropax.distributed import initialize, make_mesh, stop_requested
+from entropax.distributed import Watchdog, initialize, make_mesh, stop_requested
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,22 @@ class DeviceOptions:
     """Run as one of the processes of a job, each started with this same command: on a TPU pod,
     under Slurm or Open MPI, or as ENTROPAX_COORDINATOR, ENTROPAX_NUM_PROCESSES and
     ENTROPAX_PROCESS_ID say. Batches are split among the devices of all."""
+    watchdog: float = 3600
+    """With --multihost: end all processes if one of them has got nowhere for so many seconds."""
+
+    def __post_init__(self) -> None:
+        if not self.watchdog > 0:
+            raise ValueError(f"`watchdog` must be positive seconds, got {self.watchdog}.")
+
+
+@contextlib.contextmanager
+def watched(options: DeviceOptions) -> Iterator[Callable[[str], None]]:
+    """A function to call with what has been done; with `--multihost`, a watchdog listens."""
+    if not options.multihost:
+        yield lambda what: None
+        return
+    with Watchdog(options.watchdog) as watchdog:
+        yield watchdog.sign
 
 
 class PreemptedError(Exception):

@@ -21,7 +21,6 @@ NAMES = ("ENTROPAX_COORDINATOR", "ENTROPAX_NUM_PROCESSES", "ENTROPAX_PROCESS_ID"
         ((None, "2", "0"), "go together; ENTROPAX_COORDINATOR is missing"),
         (("127.0.0.1:1", "two", "0"), "must be whole numbers, got 'two' and '0'"),
         (("127.0.0.1:1", "2", "2"), r"ENTROPAX_PROCESS_ID must be in \[0, 2\), got 2"),
-        ((None, None, None), "JAX does not recognise this system.*Set ENTROPAX_COORDINATOR"),
     ],
 )
 def test_the_environment_is_checked(monkeypatch, values, message):
@@ -32,6 +31,18 @@ def test_the_environment_is_checked(monkeypatch, values, message):
             monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         distributed.initialize()
+
+
+def test_a_program_alone_is_told_what_is_missing():
+    done = subprocess.run(
+        [sys.executable, "-m", "entropax.experiments.tta", "--multihost"],
+        env=environment(1),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: JAX does not recognise this system")
+    assert f"Set {', '.join(NAMES)} in each process" in done.stderr
 
 
 def test_arguments_are_checked():

@@ -74,6 +74,7 @@ class Config(ShiftOptions, DeviceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        DeviceOptions.__post_init__(self)
         if self.run_dir is not None:
             object.__setattr__(self, "run_dir", Path(self.run_dir))  # a string does as well
         positive = {

@@ -21,6 +21,7 @@ from entropax.experiments.device_options import (
     check_divisible,
     end_if_preempted,
     open_devices,
+    watched,
 )
 from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.shifted_images import (
@@ -68,7 +69,8 @@ def run(config: Config) -> Report:
     folder = open_run(path, _settings(config, sets))
     console = make_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=make_console(stderr=True)) as progress:
+    bar = Progress(*columns, TimeRemainingColumn(), console=make_console(stderr=True))
+    with bar as progress, watched(config) as sign:
         module, variables = _source_network(config, sets.train, folder, progress, mesh)
         adapter = build_adapter(config, module, variables, sets.validation)
         observe = build_observer(adapter, module, mesh)
@@ -84,6 +86,7 @@ def run(config: Config) -> Report:
                     write_predictions(folder, split, images, logits, sets.validation.class_names)
                 folder.append(record)
             progress.advance(task)
+            sign(f"{split.family} {split}")
         progress.update(task, description="Adapted")
     planned = {tuple(split) for split in splits}
     records = [

@@ -62,6 +62,7 @@ class Config(InputOptions, DeviceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        DeviceOptions.__post_init__(self)
         for name in ("weights", "path", "run_dir"):
             if (place := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(place))  # a string does as well

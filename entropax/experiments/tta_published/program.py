@@ -12,7 +12,12 @@ import entropax
 from entropax.distributed import replicate
 from entropax.experiments import tta_published
 from entropax.experiments.command_line import run_command
-from entropax.experiments.device_options import check_divisible, end_if_preempted, open_devices
+from entropax.experiments.device_options import (
+    check_divisible,
+    end_if_preempted,
+    open_devices,
+    watched,
+)
 from entropax.experiments.memory import peak_memory
 from entropax.experiments.published_networks import (
     Network,
@@ -67,7 +72,8 @@ def run(config: Config) -> list[dict[str, Any]]:
     done = {(record["name"], record["severity"]) for record in folder.records()}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = make_console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    bar = Progress(*columns, TimeRemainingColumn(), console=console)
+    with bar as progress, watched(config) as sign:
         total = sum(batches(len(shift.folder), config) for shift in shifts)
         task, number = progress.add_task("Batches", total=total), itertools.count()
         for shift in shifts:
@@ -78,6 +84,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             def on_batch(what: str, shift: Shift = shift) -> None:
                 end_if_preempted(next(number))
                 progress.update(task, advance=1, description=f"{shift}: {what}")
+                sign(f"a batch of {shift}, {what}")
 
             folder.append(measure(network, compiled, shift, config, mesh, on_batch))
     measured = {(record["name"], record["severity"]): record for record in folder.records()}

@@ -76,6 +76,7 @@ class Config(DataOptions, InputOptions, DeviceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         InputOptions.__post_init__(self)
+        DeviceOptions.__post_init__(self)
         for name in ("run_dir", "outputs"):
             if (place := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(place))  # a string does as well

@@ -11,9 +11,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
+from entropax.distributed import is_loss
 from entropax.experiments import uncertainty
 from entropax.experiments.command_line import run_command
-from entropax.experiments.device_options import DeviceOptions, open_devices
+from entropax.experiments.device_options import (
+    DeviceOptions,
+    end_if_preempted,
+    open_devices,
+    watched,
+)
 from entropax.experiments.published_networks import InputOptions
 from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.tables import make_console
@@ -103,8 +109,11 @@ def _measure_all(
     records, skipped = [], {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = make_console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        for name in progress.track(source.names, description="Models"):
+    bar = Progress(*columns, TimeRemainingColumn(), console=console)
+    with bar as progress, watched(config) as sign:
+        for number, name in enumerate(progress.track(source.names, description="Models")):
+            end_if_preempted(number)
+            sign(f"the models before {name}")
             try:
                 identity = source.identity(name)
                 record = known.get(name)
@@ -124,7 +133,7 @@ def _measure_all(
                         record["published"] = published_row(config, name, outputs)
                     folder.append(record)
             except ValueError as error:
-                if config.on_error == "stop":
+                if config.on_error == "stop" or is_loss(error):
                     raise
                 skipped[name] = str(error)
             else:
