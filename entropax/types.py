@@ -52,7 +52,9 @@ def forward(apply_fn: ApplyFn) -> Callable[[Variables, Batch], Float[Array, "b c
                 f"{jax.tree.map(jnp.shape, batch)}."
             )
         rows = batch.where.reshape((-1,) + (1,) * (batch.x.ndim - 1))
-        first = jnp.where(jnp.any(batch.where), batch.x[jnp.argmax(batch.where)], 0)
+        # An index that is no number: of rows that are split over devices one row is sent, not all.
+        chosen = batch.x[jnp.argmax(batch.where, keepdims=True)]
+        first = jnp.where(jnp.any(batch.where), chosen, 0)
         x = jnp.where(rows, batch.x, first)
         logits = apply_fn(variables, x, **({"where": batch.where} if takes_where else {}))
         if not isinstance(logits, jax.Array) or logits.ndim != 2 or len(logits) != len(x):

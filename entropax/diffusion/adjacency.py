@@ -13,11 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jax.sharding import PartitionSpec
 from jaxtyping import Bool, Float, Int, Key
 
 from entropax import spectra
 from entropax.diffusion.entropy import dse, dse_estimate
-from entropax.diffusion.points import check_kernel, is_definite, is_unknown, points, scaled
+from entropax.diffusion.points import (
+    check_kernel,
+    is_definite,
+    is_unknown,
+    on_all_devices,
+    points,
+    scaled,
+)
 from entropax.diffusion.sampling import Lanczos, lanczos_for
 from entropax.diffusion.spectral import (
     Estimate,
@@ -27,6 +35,7 @@ from entropax.diffusion.spectral import (
     spectral_entropy,
 )
 from entropax.diffusion.spectrum import Spectrum
+from entropax.distributed import AnyMesh, data_axis, gather, mesh_of
 from entropax.kernels.gaussian import squared_distances
 from entropax.kernels.neighbours import neighbour_graph
 from entropax.types import Array
@@ -194,7 +203,7 @@ def _spectrum(
             "The eigenvalues of a directed graph are found on the host, not inside `jit`, `grad` "
             "or `vmap`; symmetric=True can be."
         )
-    graph = np.asarray(_directed(x, neighbours=neighbours), np.float64)
+    graph = gather(_directed(x, neighbours=neighbours)).astype(np.float64)
     magnitudes = np.sort(np.abs(scipy.linalg.eigvals(graph, overwrite_a=True)))
     return _over_largest(jnp.asarray(magnitudes), jnp.asarray(len(graph)), None)
 
@@ -283,30 +292,55 @@ def _sampled(
     near = scaled(x, number, rule, neighbours=neighbours)
     settings = method if isinstance(method, Lanczos) else lanczos_for(len(x))
     key = jax.random.key(0) if key is None else key
-    sampled = _lanczos(key, near.x, near.sigma, order=float(order), settings=settings)
+    sampled = _lanczos(
+        key, near.x, near.sigma, order=float(order), settings=settings, mesh=mesh_of(x)
+    )
     walk = Spectrum(None, None, len(x), near.original, "slq, matrix-free")
     return in_numbers(walk, [float(part) for part in sampled[:4]])
 
 
-@functools.partial(jax.jit, static_argnames=("order", "settings"))
+@functools.partial(jax.jit, static_argnames=("order", "settings", "mesh"))
 def _lanczos(
-    key: Key[Array, ""], x: Float[Array, "n d"], sigma: Array, *, order: float, settings: Lanczos
+    key: Key[Array, ""],
+    x: Float[Array, "n d"],
+    sigma: Array,
+    *,
+    order: float,
+    settings: Lanczos,
+    mesh: AnyMesh | None,
 ) -> spectra.LanczosEntropy:
-    """The kernel has trace `n`; its products are made from blocks of rows."""
+    """The kernel has trace `n`; its products are made from blocks of rows, some on each device."""
     n = len(x)
-    size = min(settings.block_size or max(_BLOCK // n, 1), n)
-    rows = jnp.pad(jnp.arange(n), (0, -n % size)).reshape(-1, size)
+    devices = 1 if mesh is None else mesh.shape[data_axis(mesh)]
+    size = min(settings.block_size or max(_BLOCK // n, 1), -(-n // devices))
+    rows = jnp.pad(jnp.arange(n), (0, -n % (size * devices))).reshape(-1, size)
+    x = on_all_devices(x, mesh)
 
-    def matvec(v: Float[Array, " n"]) -> Float[Array, " n"]:
+    def products(
+        rows: Int[Array, "t b"], x: Float[Array, "n d"], v: Float[Array, " n"]
+    ) -> Float[Array, "t b"]:
         def of_block(block: Int[Array, " b"]) -> Float[Array, " b"]:
             squares = squared_distances(x[block], x)
             squares = jnp.where(block[:, None] == jnp.arange(n), 0, squares)
             similar = jnp.exp(_exponents(squares, sigma, block))
             return jnp.matmul(similar, v, precision="highest")
 
-        return jax.lax.map(of_block, rows).reshape(-1)[:n]
+        return jax.lax.map(of_block, rows)
 
-    return spectra.lanczos_entropy(
+    def matvec(v: Float[Array, " n"]) -> Float[Array, " n"]:
+        shares = products
+        if mesh is not None:
+            split, whole = PartitionSpec(data_axis(mesh)), PartitionSpec()
+            shares = jax.shard_map(
+                products,
+                mesh=mesh,
+                in_specs=(split, whole, whole),
+                out_specs=split,
+                check_vma=False,
+            )
+        return shares(rows, x, v).reshape(-1)[:n]
+
+    found = spectra.lanczos_entropy(
         key,
         matvec,
         n,
@@ -316,3 +350,4 @@ def _lanczos(
         num_deflated=settings.num_deflated,
         num_steps=settings.num_steps,
     )
+    return on_all_devices(found, mesh)

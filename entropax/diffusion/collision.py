@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from entropax.diffusion.points import check_kernel, is_definite, points, scaled
+from entropax.diffusion.points import check_kernel, is_definite, on_all_devices, points, scaled
 from entropax.diffusion.sampling import fits
 from entropax.diffusion.spectrum import Spectrum
+from entropax.distributed import AnyMesh, mesh_of
 from entropax.kernels.diffusion import check_alpha, diffusion_products, diffusion_residual
 from entropax.types import Array
 
@@ -25,7 +26,7 @@ def _traces(
     rule: str | None,
     neighbours: int,
     stored: bool,
-    mesh: jax.sharding.Mesh | None,
+    mesh: AnyMesh | None,
 ) -> Spectrum:
     alpha = 0.0 if exponent is None else exponent
     near = scaled(x, number, rule, neighbours=neighbours, where=where)
@@ -36,7 +37,8 @@ def _traces(
     else:
         products = diffusion_products(near.x, sigma=near.sigma, alpha=alpha, mesh=mesh)
         moments = products.trace, products.squares
-    return Spectrum(None, moments, n, near.original, "exact, from traces")
+    spectrum = Spectrum(None, moments, n, near.original, "exact, from traces")
+    return on_all_devices(spectrum, mesh)
 
 
 def traces(
@@ -49,7 +51,7 @@ def traces(
     method: str = "exact",
     key: Any = None,
     memory: int = 2**31,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: AnyMesh | None = None,
     cache: None = None,
     where: Any = None,
 ) -> Spectrum:
@@ -64,7 +66,8 @@ def traces(
     data = points(x, where)
     rule = sigma if isinstance(sigma, str) else None
     uncorrected = isinstance(alpha, int | float) and alpha == 0
-    stored = where is not None or fits(len(data), data.dtype, memory)
+    mesh = mesh_of(x, sigma) if mesh is None else mesh
+    stored = where is not None or fits(len(data), data.dtype, memory, mesh)
     return _traces(
         data,
         None if rule else jnp.asarray(sigma, data.dtype),
@@ -84,7 +87,7 @@ def collision_entropy(
     alpha: float = 0.0,
     neighbours: int = 10,
     memory: int = 2**31,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: AnyMesh | None = None,
     where: Bool[Array, " n"] | Bool[np.ndarray, " n"] | None = None,
 ) -> Float[Array, ""]:
     r"""Diffusion entropy of order 2 at time 1, in nats, from traces alone.
@@ -100,8 +103,8 @@ def collision_entropy(
       sigma: the bandwidth, as for `spectrum`; "adaptive" is for `dse` alone.
       alpha: how far the density of the points is divided out.
       neighbours: which neighbour counts, for sigma="knn".
-      memory: bytes for matrices of all pairs; beyond, they are made block by block.
-      mesh: devices over which the blocks are spread.
+      memory: bytes of each device for matrices of all pairs; beyond, they are made block by block.
+      mesh: devices over which the blocks are spread; by default those that the points lie on.
       where: `[n]` False in rows that only fill up the shape.
 
     Returns:

@@ -113,7 +113,7 @@ def block_entropies(
     def single(subset: Int[np.ndarray, " _"]) -> tuple[float, float]:
         count = len(subset)
         padded = np.pad(subset, (0, padded_size(count) - count))
-        chosen = with_storage(settings or Lanczos(), len(padded), x.dtype, memory)
+        chosen = with_storage(settings or Lanczos(), len(padded), x.dtype, memory, None)
         value, stderr = _sampled_block(key, rows, padded, count, t=float(t), settings=chosen)
         return float(value), float(stderr)
 

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 from jaxtyping import Bool, Float
 
+from entropax.distributed import AnyMesh, gather, replicated_sharding
 from entropax.kernels.bandwidth import RULES, bandwidth
 from entropax.kernels.gaussian import check_sigma
 from entropax.types import Array
@@ -93,8 +95,8 @@ def points(x: Any, where: Any = None) -> Float[Array, "n d"]:
     data = data.astype(jnp.promote_types(data.dtype, jnp.float32))
     finite = jnp.all(jnp.isfinite(data), axis=1)
     if not is_traced((finite, where)):
-        wrong = ~np.asarray(finite)
-        wrong &= True if where is None else np.asarray(where)
+        wrong = ~gather(finite)
+        wrong &= True if where is None else gather(where)
         if wrong.any():
             raise ValueError(
                 f"`x` has a NaN, an infinite number or one too large for {data.dtype} in "
@@ -108,7 +110,7 @@ def _centred(x: np.ndarray, where: Any) -> np.ndarray:
     if is_traced(where):
         return x
     precise = x.astype(np.float64)
-    rows = precise if where is None else precise[np.asarray(where)]
+    rows = precise if where is None else precise[gather(where)]
     with np.errstate(over="ignore", invalid="ignore"):
         middle = np.mean(rows, axis=0) if len(rows) else 0
         centred = precise - np.where(np.isfinite(middle), middle, 0)
@@ -148,3 +150,12 @@ def scaled(
     # that are not equal are apart.
     least = 10 * jnp.sqrt(jnp.finfo(x.dtype).tiny)
     return Scaled(x, jnp.maximum(sigma * unit, least), sigma)
+
+
+def on_all_devices(tree: Any, mesh: AnyMesh | None) -> Any:
+    """Under `jit`: results whole on every device, so that every process can read them."""
+    if mesh is None:
+        return tree
+    if AxisType.Explicit in mesh.axis_types:
+        return jax.sharding.reshard(tree, replicated_sharding(mesh))
+    return jax.lax.with_sharding_constraint(tree, replicated_sharding(mesh))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Key
 
-from entropax.diffusion.points import scaled
+from entropax.diffusion.points import on_all_devices, scaled
+from entropax.distributed import AnyMesh, data_axis, row_sharding
 from entropax.kernels.diffusion import diffusion_products, diffusion_residual
 from entropax.spectra import Quadrature, quadrature
 from entropax.spectra.lanczos import MatVec
@@ -56,12 +57,15 @@ class Sampled(NamedTuple):
     sigma: Float[Array, ""]
 
 
-def fits(n: int, dtype: Any, memory: int) -> bool:
-    """Whether the matrix of all pairs can be made in so many bytes."""
-    return _COPIES * n * n * jnp.dtype(dtype).itemsize <= memory
+def fits(n: int, dtype: Any, memory: int, mesh: AnyMesh | None) -> bool:
+    """Whether the matrix of all pairs can be made in so many bytes of each device."""
+    devices = 1 if mesh is None else mesh.shape[data_axis(mesh)]
+    return _COPIES * n * n * jnp.dtype(dtype).itemsize <= memory * devices
 
 
-def with_storage(settings: Lanczos, n: int, dtype: Any, memory: int) -> Lanczos:
+def with_storage(
+    settings: Lanczos, n: int, dtype: Any, memory: int, mesh: AnyMesh | None
+) -> Lanczos:
     """Check the settings for `n` points, and choose the storage if they leave it open.
 
     Raises:
@@ -73,7 +77,7 @@ def with_storage(settings: Lanczos, n: int, dtype: Any, memory: int) -> Lanczos:
         )
     if settings.storage != "auto":
         return settings
-    return settings._replace(storage="stored" if fits(n, dtype, memory) else "matrix_free")
+    return settings._replace(storage="stored" if fits(n, dtype, memory, mesh) else "matrix_free")
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "alpha", "neighbours", "settings", "mesh"))
@@ -86,13 +90,15 @@ def sample(
     alpha: float,
     neighbours: int,
     settings: Lanczos,
-    mesh: jax.sharding.Mesh | None,
+    mesh: AnyMesh | None,
 ) -> Sampled:
     """Sample the spectrum of points; `number` is the bandwidth, unless `rule` names one."""
     n = len(x)
     near = scaled(x, number, rule, neighbours=neighbours)
     if settings.storage == "stored":
         residual = diffusion_residual(near.x, sigma=near.sigma, alpha=alpha).residual
+        if mesh is not None and n % mesh.shape[data_axis(mesh)] == 0:
+            residual = jax.lax.with_sharding_constraint(residual, row_sharding(mesh))
         moments = jnp.trace(residual), jnp.sum(jnp.square(residual))
         matvec: MatVec = functools.partial(jnp.matmul, residual, precision="highest")
     else:
@@ -108,4 +114,4 @@ def sample(
         num_deflated=settings.num_deflated,
         num_steps=settings.num_steps,
     )
-    return Sampled(rules, moments, near.original)
+    return on_all_devices(Sampled(rules, moments, near.original), mesh)

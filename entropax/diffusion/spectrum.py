@@ -17,8 +17,16 @@ from jaxtyping import Bool, Float, Key
 
 from entropax import spectra
 from entropax.diffusion.cache import SpectrumCache, identify
-from entropax.diffusion.points import check_kernel, is_definite, is_unknown, points, scaled
+from entropax.diffusion.points import (
+    check_kernel,
+    is_definite,
+    is_unknown,
+    on_all_devices,
+    points,
+    scaled,
+)
 from entropax.diffusion.sampling import Lanczos, lanczos_for, sample, with_storage
+from entropax.distributed import AnyMesh, gather, mesh_of
 from entropax.kernels.diffusion import check_alpha, diffusion_residual, symmetric_normalised
 from entropax.kernels.neighbours import neighbour_graph
 from entropax.spectra import Quadrature
@@ -60,7 +68,7 @@ class Spectrum:
     method: str
 
 
-@functools.partial(jax.jit, static_argnames=("kernel", "rule", "neighbours"))
+@functools.partial(jax.jit, static_argnames=("kernel", "rule", "neighbours", "mesh"))
 def _exact(
     x: Float[Array, "n d"],
     number: Array | None,
@@ -70,6 +78,7 @@ def _exact(
     kernel: str,
     rule: str | None,
     neighbours: int,
+    mesh: AnyMesh | None,
 ) -> Spectrum:
     """All eigenvalues. The bandwidth is `number`, unless `rule` names one; `alpha` None is 0."""
     n = len(x)
@@ -95,7 +104,7 @@ def _exact(
     if where is not None:
         eigvals = jnp.where(jnp.arange(n - 1) >= n - real, eigvals, 0)
     moments = jnp.sum(eigvals), jnp.sum(jnp.square(eigvals))
-    return Spectrum(eigvals, moments, real, width, "exact")
+    return on_all_devices(Spectrum(eigvals, moments, real, width, "exact"), mesh)
 
 
 def _settings(n: int, method: str | Lanczos, definite: bool) -> Lanczos | None:
@@ -172,7 +181,7 @@ def spectrum(
     method: str | Lanczos = "auto",
     key: Key[Array, ""] | None = None,
     memory: int = 2**31,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: AnyMesh | None = None,
     cache: SpectrumCache | None = None,
     where: Bool[Array, " n"] | Bool[np.ndarray, " n"] | None = None,
 ) -> Spectrum:
@@ -202,9 +211,10 @@ def spectrum(
         the published code that was wrong, means "slq", with a warning. The graph and "adaptive"
         can have negative eigenvalues, of which magnitudes count, and can only be solved exactly.
       key: for the random probes; `jax.random.key(0)` by default.
-      memory: bytes that a sampled spectrum may take for matrices of all pairs. If they do not fit,
-        their blocks are made anew for every product, which takes longer.
-      mesh: devices over which the blocks are spread, as in `kernels.diffusion_products`.
+      memory: bytes that a sampled spectrum may take on each device for matrices of all pairs. If
+        they do not fit, their blocks are made anew for every product, which takes longer.
+      mesh: devices over which a sampled spectrum is spread, as in `kernels.diffusion_products`; by
+        default those that the points lie on. Exact eigenvalues are computed by all of them.
       cache: where to look for the spectrum first, and to keep it.
       where: `[n]` False in rows that only fill up the shape, whatever is in them.
 
@@ -224,6 +234,7 @@ def spectrum(
     check_kernel(kernel, sigma, neighbours)
     data = points(x, where)
     n, unknown = len(data), is_unknown((x, sigma, alpha, where))
+    mesh = mesh_of(x, sigma) if mesh is None else mesh
     settings = None
     if method != "auto" or not (unknown or where is not None):
         settings = _settings(n, method, is_definite(kernel, sigma))
@@ -233,7 +244,7 @@ def spectrum(
                 f"The method {method!r} samples the spectrum of known points, without `where` and "
                 "not under jit, grad or vmap; take method='exact' there."
             )
-        settings = with_storage(settings, n, data.dtype, memory)
+        settings = with_storage(settings, n, data.dtype, memory, mesh)
     key = jax.random.key(0) if key is None else key
     identity = None
     if cache is not None:
@@ -241,13 +252,13 @@ def spectrum(
             raise ValueError("Under jit, grad and vmap there are no numbers yet for a cache.")
         identity = _identity(
             key,
-            x,
+            gather(x),
             settings,
-            sigma=sigma if isinstance(sigma, str | None) else np.asarray(sigma, np.float64),
+            sigma=sigma if isinstance(sigma, str | None) else gather(sigma).astype(np.float64),
             alpha=float(alpha),
             kernel=kernel,
             neighbours=neighbours,
-            where=where,
+            where=None if where is None else gather(where),
         )
         arrays = cache.load(identity)
         if arrays is not None:
@@ -259,7 +270,14 @@ def spectrum(
         uncorrected = isinstance(alpha, int | float) and alpha == 0
         exponent = None if uncorrected else jnp.asarray(alpha, data.dtype)
         result = _exact(
-            data, number, exponent, where, kernel=kernel, rule=rule, neighbours=neighbours
+            data,
+            number,
+            exponent,
+            where,
+            kernel=kernel,
+            rule=rule,
+            neighbours=neighbours,
+            mesh=mesh,
         )
     else:
         rules, moments, width = sample(

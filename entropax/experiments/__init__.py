@@ -8,6 +8,9 @@
 - `diffusion_estimators`: mutual information on blobs, where it is known.
 - `uncertainty`: how far the confidence of many models can be trusted.
 - `checkpointing`: which checkpoint is worth keeping, by accuracy, loss or entropy.
+- `tta_benchmark`, `tta_streams`, `tta_ablations`: methods side by side, streams that change, and
+  what the estimate from flips depends on.
+- `pod_plan`: operations, memory, traffic and time of large computations on a pod, on paper.
 - `prepare`: raw image files to a named data set.
 
 `run_folder` keeps their results, `tables` and the modules named `..._figures` show them.

@@ -6,7 +6,8 @@ A kernel is a function `kernel_fn(params, x1, x2=None) -> [n, m]`.
   of some (the last layer's), for the mean of its outputs or for each pair.
 - `ntk_vector_product`: its products with vectors, without the kernel.
 - `ntk_sketch`, `feature_kernel`: cheaper kernels to screen with.
-- `gram`: any kernel of many examples, in tiles and bounded memory, on one device or a mesh.
+- `gram`: any kernel of many examples, in tiles and bounded memory, on the host.
+- `pool_kernel`: the same of a pool that is split among devices, which keep its rows.
 - `diagonal`, `cosine`: lengths of the examples, and the kernel without them.
 - `gaussian`: the Gaussian kernel of features; `bandwidth` finds its width from the data.
 
@@ -29,6 +30,7 @@ from entropax.kernels.diffusion import (
 from entropax.kernels.gaussian import gaussian, squared_distances
 from entropax.kernels.neighbours import neighbour_distances, neighbour_graph
 from entropax.kernels.ntk import FallbackWarning, ntk
+from entropax.kernels.pool import pool_kernel
 from entropax.kernels.sketch import feature_kernel, ntk_sketch
 from entropax.kernels.tiling import gram
 from entropax.kernels.vector_products import ntk_vector_product
@@ -53,6 +55,7 @@ __all__ = [
     "ntk",
     "ntk_sketch",
     "ntk_vector_product",
+    "pool_kernel",
     "squared_distances",
     "symmetric_normalised",
 ]

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Float, PyTree
 
+from entropax.distributed import AnyMesh, data_axis, mesh_of
 from entropax.types import Array, Params
 
 # `kernel_fn(params, x1, x2=None) -> [n, m]`, the similarities of `x1` with `x2` or with itself.
@@ -68,6 +70,37 @@ def check_alike(x1: PyTree[Any], x2: PyTree[Any] | None) -> None:
         raise ValueError(f"Examples of `x1` and `x2` differ in shape: {shapes[0]}, {shapes[1]}.")
 
 
+def check_equal_shares(n: int, mesh: AnyMesh | None) -> None:
+    """Raise a ValueError unless every device of a mesh gets as many of `n` examples."""
+    if mesh is not None and n % mesh.shape[data_axis(mesh)]:
+        raise ValueError(
+            f"{n} examples cannot be split equally among {mesh.shape[data_axis(mesh)]} devices; "
+            "`distributed.shard_rows` fills them up, and gives `where`."
+        )
+
+
+def on_shares(f: Callable[..., Any], mesh: AnyMesh | None) -> Callable[..., Any]:
+    """A function that is applied on each device to its share of the rows.
+
+    Args:
+      f: `(whole, *rows) -> rows`: of something that all devices have, and of arrays `[n, ...]`;
+        what it gives has leading axes as well, which are joined.
+      mesh: devices among which the rows are split; None to apply `f` to all of them.
+    """
+    if mesh is None:
+        return f
+    split = PartitionSpec(data_axis(mesh))
+    # The check of what varies would let derivatives by parameters, which are the same on all
+    # devices, be summed over the devices.
+
+    def apply(whole: PyTree[Any], *rows: PyTree[Any]) -> PyTree[Any]:
+        specs = (PartitionSpec(), *[split] * len(rows))
+        on_each = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
+        return on_each(whole, *rows)
+
+    return apply
+
+
 def diagonal(
     kernel_fn: FeatureKernel, params: Params, x: PyTree[Any]
 ) -> Float[Array, "n *outputs"]:
@@ -76,7 +109,7 @@ def diagonal(
     Args:
       kernel_fn: a kernel with features.
       params: its parameters.
-      x: `[n, ...]` examples.
+      x: `[n, ...]` examples; where they are split among devices, equally.
 
     Returns:
       `[n]`, or `[n, c, c]` of a kernel of every pair of outputs.
@@ -85,13 +118,17 @@ def diagonal(
     >>> diagonal(ntk(lambda params, x: x @ params), jnp.ones((2, 1)), jnp.eye(2)).tolist()
     [1.0, 1.0]
     """
-    features = kernel_fn.features(params, x, 1)
+    mesh = mesh_of(x)
+    check_equal_shares(num_examples(x), mesh)
 
     def with_itself(of_one: PyTree[Any]) -> Float[Array, "*outputs"]:
         of_one = jax.tree.map(lambda leaf: leaf[None], of_one)
         return kernel_fn.inner(of_one, of_one)[0, 0]
 
-    return jax.vmap(with_itself)(features)
+    def of_share(params: Params, x: PyTree[Any]) -> Float[Array, "b *outputs"]:
+        return jax.vmap(with_itself)(kernel_fn.features(params, x, 1))
+
+    return on_shares(of_share, mesh)(params, x)
 
 
 def cosine(kernel: Float[Array, "n n"] | Float[np.ndarray, "n n"]) -> Float[Array, "n n"]:

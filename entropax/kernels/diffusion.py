@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Num
 
+from entropax.distributed import AnyMesh, mesh_of
 from entropax.kernels.gaussian import check_sigma, squared_distances
 from entropax.kernels.pairs import in_tiles, sum_over_pairs, tiles_of
 from entropax.types import Array
@@ -257,7 +257,7 @@ def diffusion_products(
     sigma: float | Float[Array, ""] | Float[Array, " n"],
     alpha: float | Float[Array, ""] = 0.0,
     block_size: int = 512,
-    mesh: Mesh | None = None,
+    mesh: AnyMesh | None = None,
     on_pass: Callable[[], None] | None = None,
 ) -> DiffusionProducts:
     r"""Products of vectors with the residual of `diffusion_residual`, without a matrix.
@@ -277,7 +277,9 @@ def diffusion_products(
       alpha: how far the density of the points is divided out.
       block_size: points in a tile; a few times its square, and `n` times `d`, is the memory it
         takes. 512 was the fastest on a CPU; accelerators may like more.
-      mesh: devices among which the pairs of tiles are split, along the mesh's first axis.
+      mesh: devices among which the pairs of tiles are split, along the mesh's first axis; by
+        default those that the points lie on. Points are brought to all of them, `n d` numbers, and
+        so are vectors; the matrix of all pairs is nowhere.
       on_pass: called on the host, without arguments, after each pass over the pairs.
 
     Returns:
@@ -295,6 +297,7 @@ def diffusion_products(
     """
     check_alpha(alpha)
     n = len(x)
+    mesh = mesh_of(x, sigma) if mesh is None else mesh
     tiles = tiles_of(x, sigma, block_size=block_size, mesh=mesh)
     real = tiles.real > 0
     count = jnp.asarray(n, tiles.y.dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Num, PyTree
 
+from entropax.distributed import gather
 from entropax.kernels.base import FeatureKernel
 from entropax.types import ApplyFn, Array, Params
 
@@ -135,8 +136,8 @@ def check_sigma(sigma: Any, where: Any = None, *, n: int | None = None) -> None:
         )
     if any(isinstance(value, jax.core.Tracer) for value in (sigma, where)):
         return
-    widths = np.asarray(sigma)
-    real = np.ones((), bool) if where is None or widths.ndim == 0 else np.asarray(where)
+    widths = gather(sigma)
+    real = np.ones((), bool) if where is None or widths.ndim == 0 else gather(where)
     wrong = ~((widths > 0) & np.isfinite(widths)) & real
     if wrong.any():
         raise ValueError(

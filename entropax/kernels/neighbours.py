@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
+from entropax.distributed import data_axis, mesh_of
+from entropax.kernels.base import on_shares
 from entropax.kernels.gaussian import centred
 from entropax.types import Array
 
@@ -23,6 +25,7 @@ class _Near(NamedTuple):
     Attributes:
       row: which point.
       real: whether it is one.
+      points: which of all rows are points.
       rough: squares of the distances to all points, in padding infinite.
       rounding: what the error of `rough` can amount to.
       others: the nearest points, the point itself not among them, in no order.
@@ -31,6 +34,7 @@ class _Near(NamedTuple):
 
     row: Int[Array, ""]
     real: Bool[Array, ""]
+    points: Bool[Array, " n"]
     rough: Float[Array, " n"]
     rounding: Float[Array, " n"]
     others: Int[Array, " k"]
@@ -74,9 +78,9 @@ def neighbour_distances(
             f"`neighbours` must be from 1 to n - 1 = {n - 1} others, got {neighbours}."
         )
     real = jnp.ones(n, bool) if where is None else jnp.asarray(where)
-    others = jnp.sum(real) - 1
 
     def distance(near: _Near) -> Float[Array, ""]:
+        others = jnp.sum(near.points) - 1
         squares = jnp.sort(near.squares)[jnp.clip(others, 1, neighbours) - 1]
         positive = near.real & (others > 0) & (squares != 0)
         return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
@@ -123,12 +127,12 @@ def neighbour_graph(
             f"`neighbours` must be from 1 to n = {n}, the point itself included, got {neighbours}."
         )
     real = jnp.ones(n, bool) if where is None else jnp.asarray(where)
-    farthest = jnp.clip(jnp.sum(real), 1, neighbours) - 1
 
     def links(near: _Near) -> Float[Array, " n"]:
+        farthest = jnp.clip(jnp.sum(near.points), 1, neighbours) - 1
         least = jnp.sort(jnp.append(near.squares, 0))[farthest]
         row = (near.rough <= least + near.rounding).at[near.others].set(near.squares <= least)
-        row = row.at[near.row].set(True) & near.real & real
+        row = row.at[near.row].set(True) & near.real & near.points
         return jnp.where(jnp.isnan(least), jnp.nan, row)
 
     graph = _map_rows(links, x, neighbours, real, np.arange(n))
@@ -142,24 +146,35 @@ def _map_rows(
     real: Bool[Array, " n"],
     rows: Int[np.ndarray, " m"],
 ) -> Array:
-    """`f` of every point in `rows`, stacked."""
+    """`f` of every point in `rows`, stacked; where the points are split, some on each device."""
+    mesh = mesh_of(x)
     y = jax.lax.stop_gradient(centred(x, real)[0])
     x = jnp.where(real[:, None], jnp.asarray(x, y.dtype), 0)
     n, d = x.shape
     kept = min(neighbours + _SPARE, n - 1)
-    lengths = jnp.sum(jnp.square(y), axis=1)
 
-    def of_row(row: Int[Array, ""]) -> Array:
-        rough = lengths + lengths[row] - 2 * jnp.matmul(y, y[row], precision="highest")
-        rough = jnp.where(real, rough, jnp.inf)
-        others = jax.lax.top_k(-rough.at[row].set(jnp.inf), kept)[1]
-        squares = jnp.sum(jnp.square(x[others] - x[row]), axis=1)
-        # Among padding, all at infinity, may be the point itself.
-        squares = jnp.where(real[others] & (others != row), squares, jnp.inf)
-        # In the middle of NaN nothing is near.
-        squares = jnp.where(jnp.isnan(lengths[row]), jnp.nan, squares)
-        rounding = 16 * jnp.finfo(x.dtype).eps * (lengths + lengths[row])
-        return f(_Near(row, real[row], rough, rounding, others, squares))
+    def of_rows(
+        whole: tuple[Float[Array, "n d"], Float[Array, "n d"], Bool[Array, " n"]],
+        rows: Int[Array, " b"],
+    ) -> Array:
+        x, y, real = whole
+        lengths = jnp.sum(jnp.square(y), axis=1)
 
-    size = max(1, min(len(rows), _BLOCK // (n + kept * d)))
-    return jax.lax.map(of_row, jnp.asarray(rows), batch_size=size)
+        def of_row(row: Int[Array, ""]) -> Array:
+            rough = lengths + lengths[row] - 2 * jnp.matmul(y, y[row], precision="highest")
+            rough = jnp.where(real, rough, jnp.inf)
+            others = jax.lax.top_k(-rough.at[row].set(jnp.inf), kept)[1]
+            squares = jnp.sum(jnp.square(x[others] - x[row]), axis=1)
+            # Among padding, all at infinity, may be the point itself.
+            squares = jnp.where(real[others] & (others != row), squares, jnp.inf)
+            # In the middle of NaN nothing is near.
+            squares = jnp.where(jnp.isnan(lengths[row]), jnp.nan, squares)
+            rounding = 16 * jnp.finfo(x.dtype).eps * (lengths + lengths[row])
+            return f(_Near(row, real[row], real, rough, rounding, others, squares))
+
+        size = max(1, min(len(rows), _BLOCK // (n + kept * d)))
+        return jax.lax.map(of_row, rows, batch_size=size)
+
+    devices = 1 if mesh is None else mesh.shape[data_axis(mesh)]
+    filled = jnp.asarray(np.pad(rows, (0, -len(rows) % devices), mode="edge"))
+    return on_shares(of_rows, mesh)((x, y, real), filled)[: len(rows)]

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Float, Int, Num, PyTree
 
+from entropax.distributed import AnyMesh, data_axis, replicated_sharding
 from entropax.kernels.gaussian import centred, check_sigma
 from entropax.types import Array
 
@@ -34,7 +35,7 @@ def tiles_of(
     sigma: float | Float[Array, ""] | Float[Array, " n"],
     *,
     block_size: int,
-    mesh: Mesh | None = None,
+    mesh: AnyMesh | None = None,
 ) -> Tiles:
     """Cut points into tiles of at most `block_size`, whole on every device of a mesh.
 
@@ -63,8 +64,12 @@ def tiles_of(
     return Tiles(tiles, jax.lax.map(lengths, tiles), scales, cut(jnp.ones(len(y), y.dtype)))
 
 
-def _everywhere(x: Any, mesh: Mesh) -> Any:
-    return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
+def _everywhere(x: Any, mesh: AnyMesh) -> Any:
+    whole = replicated_sharding(mesh)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
+        return jax.device_put(x, whole)
+    # Compiled, since what several processes hold cannot be put elsewhere by one of them.
+    return jax.jit(lambda x: x, out_shardings=whole)(x)
 
 
 def in_tiles(x: Float[Array, "n *rest"], number: int, size: int) -> Float[Array, "t b *rest"]:
@@ -90,7 +95,7 @@ def sum_over_pairs(
     tiles: Tiles,
     operands: PyTree[Float[Array, "t b"]],
     *,
-    mesh: Mesh | None = None,
+    mesh: AnyMesh | None = None,
     on_pass: Callable[[], None] | None = None,
 ) -> PyTree[Float[Array, "t b"]]:
     r"""Sum over all tiles $j$ what they contribute to each tile $i$.
@@ -115,7 +120,7 @@ def sum_over_pairs(
       The sums of each point, as `f` gives them.
     """
     number = len(tiles.y)
-    devices = 1 if mesh is None else mesh.shape[mesh.axis_names[0]]
+    devices = 1 if mesh is None else mesh.shape[data_axis(mesh)]
     first, second = np.triu_indices(number)
     share = -(-len(first) // devices)
     filler = (0, devices * share - len(first))
@@ -128,7 +133,7 @@ def sum_over_pairs(
 
     def total(tiles: Tiles, operands: Any, pairs: Any) -> tuple[Any, Array]:
         if mesh is not None:
-            start = jax.lax.axis_index(mesh.axis_names[0]) * share
+            start = jax.lax.axis_index(data_axis(mesh)) * share
             pairs = jax.tree.map(
                 lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, share), pairs
             )
@@ -149,7 +154,7 @@ def sum_over_pairs(
         zeros = jax.tree.map(lambda s: (jnp.zeros((number, *s.shape), s.dtype),) * 2, shapes)
         (sums, done), _ = jax.lax.scan(step, (zeros, jnp.zeros((), jnp.int32)), pairs)
         if mesh is not None:
-            sums = jax.lax.psum(sums, mesh.axis_names[0])
+            sums = jax.lax.psum(sums, data_axis(mesh))
         return jax.tree.map(lambda _, s: s[0] + s[1], shapes, sums), done
 
     if mesh is not None:

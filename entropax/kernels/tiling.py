@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, PyTree
 
+from entropax.distributed import data_axis, gather, mesh_of, row_sharding
 from entropax.kernels.base import FeatureKernel, KernelFn, check_alike, num_examples
 from entropax.types import Array, Params
 
@@ -41,7 +42,8 @@ def gram(
       memory: bytes of features that are kept on the device, besides one tile that passes by. What
         it takes to compute the features of a tile comes on top: a smaller tile takes less.
       mesh: devices among which the examples of each tile are split, along the mesh's first axis;
-        its size has to divide `tile_size`.
+        its size has to divide `tile_size`. By default those that the examples lie on, for which
+        `tile_size` is rounded up. `pool_kernel` leaves examples and kernel where they are.
       on_tile: called with the number of pairs of tiles that are done, and that there are.
 
     Returns:
@@ -59,9 +61,14 @@ def gram(
     for name, size in {"tile_size": tile_size, "memory": memory}.items():
         if size < 1:
             raise ValueError(f"`{name}` must be positive, got {size}.")
-    if mesh is not None and tile_size % mesh.shape[mesh.axis_names[0]]:
+    if mesh is None and (found := mesh_of(x1, x2)) is not None:
+        assert isinstance(found, Mesh)
+        mesh = found
+        devices = mesh.shape[data_axis(mesh)]
+        tile_size = math.ceil(tile_size / devices) * devices
+    if mesh is not None and tile_size % mesh.shape[data_axis(mesh)]:
         raise ValueError(
-            f"`tile_size` {tile_size} cannot be split among {mesh.shape[mesh.axis_names[0]]} "
+            f"`tile_size` {tile_size} cannot be split among {mesh.shape[data_axis(mesh)]} "
             "devices; take a multiple."
         )
     n = num_examples(x1)
@@ -96,7 +103,7 @@ def gram(
             )
             wanted = [i for i in kept if x2 is not None or i <= j]
             for i, made in zip(wanted, [inner(kept[i], passing) for i in wanted], strict=True):
-                block = np.asarray(made)
+                block = gather(made)
                 if kernel is None:
                     kernel = np.empty((n, m, *block.shape[2:]), block.dtype)
                 _write(kernel, block, i * tile_size, j * tile_size, mirror=x2 is None)
@@ -134,7 +141,13 @@ def _filled(rows: Any, size: int) -> np.ndarray | Array:
 def _placed(rows: PyTree[Any], *, mesh: Mesh | None) -> PyTree[Any]:
     if mesh is None:
         return rows
-    return jax.device_put(rows, NamedSharding(mesh, PartitionSpec(mesh.axis_names[0])))
+    return _identity(row_sharding(mesh))(rows)
+
+
+@cache
+def _identity(sharding: NamedSharding) -> Callable[[PyTree[Any]], PyTree[Any]]:
+    # Compiled, since what several processes hold cannot be put elsewhere by one of them.
+    return jax.jit(lambda rows: rows, out_shardings=sharding)
 
 
 def _without_features(

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Bool, Float, PyTree
 
-from entropax.kernels.base import num_examples
+from entropax.distributed import AnyMesh, data_axis, mesh_of
+from entropax.kernels.base import check_equal_shares, num_examples, on_shares
 from entropax.kernels.ntk import check_outputs, differentiated, one_example
 from entropax.parameters import PathPredicate
 from entropax.types import ApplyFn, Array, Params
@@ -23,13 +24,17 @@ def ntk_vector_product(
     classes: Sequence[int] | None = None,
     trainable: PathPredicate | None = None,
     batch_size: int = 128,
+    mesh: AnyMesh | None = None,
+    where: Bool[Array, " n"] | Bool[np.ndarray, " n"] | None = None,
 ) -> Callable[[Float[Array, "n *c"]], Float[Array, "n *c"]]:
     r"""The map $v \mapsto \Theta v$ of the tangent kernel of `ntk`.
 
     $$\Theta v = J\,(J^\top v),$$
 
     one vector-Jacobian and one Jacobian-vector product a block of examples, for each output. Memory
-    is that of the parameters and of one block, whatever n is.
+    is that of the parameters and of one block, whatever n is. Where the examples are split among
+    devices, each works on its own; the one thing that they exchange is a sum of the size of the
+    parameters, for each output.
 
     Args:
       apply_fn: the network, as for `ntk`.
@@ -38,13 +43,18 @@ def ntk_vector_product(
       outputs: `"mean"` or `"trace"` over the outputs, for vectors `[n]`; or `"full"`, for `[n, c]`.
       classes: numbers of the outputs to use; by default all.
       trainable: which paths to differentiate by; by default those of `ntk`.
-      batch_size: examples at a time.
+      batch_size: examples at a time, on each device.
+      mesh: devices among which the examples are split, along the mesh's first axis; by default
+        those that they lie on.
+      where: `[n]` False for examples that only fill up the shape; their rows and columns of the
+        kernel are 0.
 
     Returns:
       A linear function, to be compiled by the caller.
 
     Raises:
-      ValueError: an unknown option, or a block size that is not positive.
+      ValueError: an unknown option, a block size that is not positive, or examples that cannot be
+        split equally among the devices.
 
     Reference: R. Novak et al., "Fast finite width neural tangent kernel" (2022), section 3.2.
 
@@ -57,24 +67,29 @@ def ntk_vector_product(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be positive, got {batch_size}.")
     n = num_examples(x)
-    chosen = differentiated(params, trainable)
+    mesh = mesh_of(x) if mesh is None else mesh
+    check_equal_shares(n, mesh)
+    differentiated(params, trainable)  # raises an error before anything is compiled
     function = one_example(apply_fn, classes=classes)
-    size = min(batch_size, n)
-    num_blocks = -(-n // size)
+    share_size = n if mesh is None else n // mesh.shape[data_axis(mesh)]
+    size = min(batch_size, share_size)
+    num_blocks = -(-share_size // size)
 
     def blocks(leaf: Array | np.ndarray) -> Array:
-        """`[n, ...]` in blocks; the last is filled up with copies, which get weight 0."""
+        """The rows of a device in blocks; the last is filled up with copies, of weight 0."""
         leaf = jnp.asarray(leaf)
-        filled = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], num_blocks * size - n, axis=0)])
+        missing = num_blocks * size - share_size
+        filled = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
         return filled.reshape(num_blocks, size, *leaf.shape[1:])
 
-    x_blocks = jax.tree.map(blocks, x)
-    real = (jnp.arange(num_blocks * size) < n).reshape(num_blocks, size, 1)
+    def cut(_: None, x: PyTree[Any], where: Bool[Array, " n"]) -> tuple[PyTree[Any], Array]:
+        real = (jnp.arange(num_blocks * size) < share_size).reshape(num_blocks, size)
+        return jax.tree.map(blocks, x), (blocks(where) & real)[..., None]
 
-    def of_block(leaves: list[Array], x: PyTree[Any]) -> Float[Array, "b c"]:
-        return jax.vmap(lambda one: function(chosen.merge(leaves), one))(x)
+    real = jnp.ones(n, bool) if where is None else where
+    x_blocks, real_blocks = on_shares(cut, mesh)(None, x, real)
 
-    example = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], x)
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
     (c,) = jax.eval_shape(function, params, example).shape
 
     def check(v: Array, shape: tuple[int, ...]) -> None:
@@ -83,8 +98,16 @@ def ntk_vector_product(
                 f"With `outputs={outputs!r}` a vector has the shape {shape}, got {jnp.shape(v)}."
             )
 
-    def full(v: Array) -> Float[Array, "n c"]:
-        check(v, (n, c))
+    def of_share(
+        params: Params,
+        v: Float[Array, "b c"],
+        x_blocks: PyTree[Any],
+        real: Bool[Array, "t s 1"],
+    ) -> Float[Array, "b c"]:
+        chosen = differentiated(params, trainable)
+
+        def of_block(leaves: list[Array], x: PyTree[Any]) -> Float[Array, "b c"]:
+            return jax.vmap(lambda one: function(chosen.merge(leaves), one))(x)
 
         def pulled_back(
             total: list[Array], block: tuple[PyTree[Any], Array, Array]
@@ -99,7 +122,15 @@ def ntk_vector_product(
 
         zeros = jax.tree.map(jnp.zeros_like, chosen.leaves)
         total, _ = jax.lax.scan(pulled_back, zeros, (x_blocks, blocks(v), real))
-        return jax.lax.map(pushed_forward, x_blocks).reshape(num_blocks * size, -1)[:n]
+        if mesh is not None:
+            total = jax.lax.psum(total, data_axis(mesh))
+        y = jax.lax.map(pushed_forward, x_blocks)
+        y = y if where is None else jnp.where(real, y, 0)
+        return y.reshape(num_blocks * size, -1)[:share_size]
+
+    def full(v: Array) -> Float[Array, "n c"]:
+        check(v, (n, c))
+        return on_shares(of_share, mesh)(params, v, x_blocks, real_blocks)
 
     if outputs == "full":
         return full

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from entropax import entropy, spectra
-from entropax.selection.base import Agent, Info, Pool, State, check_kernel, empty
+from entropax.selection.base import Agent, Info, State, empty
+from entropax.selection.checks import Pool, check_kernel
 from entropax.selection.random import check_compat, check_pairs, random_subset
 from entropax.types import Array
 

@@ -9,19 +9,18 @@ is pure, so many runs side by side are a `vmap`:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, PyTree, Shaped
 
+from entropax.distributed import data_axis, mesh_of, replicated_sharding
+from entropax.selection.checks import Pool
 from entropax.types import Array
-
-Pool: TypeAlias = Shaped[Array, "m *shape"] | Shaped[np.ndarray, "m *shape"]
-
-# Far above the rounding of sums over millions of parameters in float32, far below any mistake.
-_ROUNDING = 1e-3
 
 
 class State(NamedTuple):
@@ -99,71 +98,32 @@ def mask_chosen(indices: Int[Array, " n"], scores: Float[Array, " m"]) -> Float[
     return scores.at[places].set(-jnp.inf, mode="drop")
 
 
-def check_count(pool: Pool, n: int) -> None:
-    """Raise a ValueError unless `n` examples can be taken from the pool."""
-    if not 1 <= n <= len(pool):
-        raise ValueError(
-            f"`n` must be between 1 and the {len(pool)} examples of the pool, got {n}."
-        )
+def similarities(pool: Float[Array, "m m"], index: Int[Array, "*k"]) -> Float[Array, "*k m"]:
+    """Rows of a kernel.
+
+    Where its rows are split among devices, the columns, which are the same: each device has its
+    part of them. For a row the compiler would bring the whole kernel to every device.
+    """
+    return pool[index] if mesh_of(pool) is None else pool[:, index].T
 
 
-def check_examples(pool: Pool, n: int) -> None:
-    """Raise a ValueError unless the pool holds `n` examples or more, all of them finite."""
-    check_count(pool, n)
-    rows = np.asarray(pool).reshape(len(pool), -1)
-    bad = [i for i, row in enumerate(rows) if not np.all(np.isfinite(row))]
-    if bad:
-        raise ValueError(
-            f"`pool` must be finite, but {len(bad)} of {len(pool)} examples hold NaN or infinity; "
-            f"the first is example {bad[0]}."
-        )
+def corners_of(pool: Float[Array, "m m"]) -> Float[Array, " m"]:
+    """The diagonal of a kernel, split as its rows are."""
+    return split_like(pool, jnp.diagonal(pool))
 
 
-def check_kernel(pool: Pool, n: int) -> None:
-    """Raise a ValueError unless the pool is a kernel matrix of `n` examples or more."""
-    shape = jnp.shape(pool)
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(
-            f"This agent selects on a kernel matrix [m, m] of the pool, got the shape {shape}; "
-            "compute one with `entropax.kernels.gram`."
-        )
-    check_examples(pool, n)
-    kernel = np.asarray(pool)
-    if not np.issubdtype(kernel.dtype, np.floating):
-        raise ValueError(f"The kernel must be of a floating-point type, got {kernel.dtype}.")
-    diagonal = np.diagonal(kernel)
-    if np.min(diagonal) < 0:
-        lowest = np.argmin(diagonal)
-        raise ValueError(
-            "The kernel must be positive semi-definite, but example "
-            f"{lowest} has {diagonal[lowest]:.3g} on the diagonal."
-        )
-    if np.max(np.abs(kernel)) == 0:
-        raise ValueError("Every entry of the kernel is 0: there is no entropy to select by.")
-    # Row by row, since a copy of a large kernel may not fit.
-    norms = np.sqrt(diagonal)
-    for i, row in enumerate(kernel):
-        bound = norms[i] * norms
-        asymmetry = np.abs(row - kernel[:, i])
-        if np.any(asymmetry > _ROUNDING * np.maximum(bound, np.abs(row))):
-            j = int(np.argmax(asymmetry))
-            raise ValueError(
-                f"The kernel must be symmetric, but it is {row[j]:.6g} at ({i}, {j}) and "
-                f"{kernel[j, i]:.6g} at ({j}, {i})."
-            )
-        excess = np.abs(row) - (1 + _ROUNDING) * bound
-        if np.any(excess > 0):
-            j = int(np.argmax(excess))
-            raise ValueError(
-                f"The kernel must be positive semi-definite, but it is {row[j]:.3g} at ({i}, {j}), "
-                f"where the diagonal allows {bound[j]:.3g} at most."
-            )
+def split_like(pool: Shaped[Array, "m *shape"], x: Shaped[Array, "*k m"]) -> Array:
+    """Numbers of each example on the device that has its row of the pool."""
+    mesh = mesh_of(pool)
+    if mesh is None or len(pool) % mesh.shape[data_axis(mesh)]:
+        return x
+    spec = PartitionSpec(*[None] * (x.ndim - 1), data_axis(mesh))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
-def check_index(name: str, index: int | None, m: int) -> None:
-    """Raise a ValueError unless `index` is None or a row of a pool of `m` examples."""
-    if index is not None and not 0 <= index < m:
-        raise ValueError(f"`{name}` must be one of the {m} examples of the pool, got {index}.")
+def example_of(pool: Shaped[Array, "m *shape"], index: Int[Array, ""]) -> Shaped[Array, "*shape"]:
+    """One example, from the device that has it; `pool[index]` would bring all to every device."""
+    return pool[index[None]][0]
 
 
 def run(key: Array, agent: Agent, pool: Pool, n: int) -> tuple[State, Info]:
@@ -186,7 +146,15 @@ def run(key: Array, agent: Agent, pool: Pool, n: int) -> tuple[State, Info]:
     return jax.lax.scan(step, agent.init(key, pool, n), length=agent.num_steps(n))
 
 
-_run = jax.jit(run, static_argnames=("agent", "n"))
+@partial(jax.jit, static_argnames=("agent", "n"))
+def _selected(key: Array, agent: Agent, pool: Pool, n: int) -> tuple[Int[Array, " n"], Info]:
+    """The indices and the infos, whole on every device."""
+    state, infos = run(key, agent, pool, n)
+    mesh = mesh_of(pool)
+    outcome = (state.indices, infos)
+    if mesh is None:
+        return outcome
+    return jax.lax.with_sharding_constraint(outcome, replicated_sharding(mesh))
 
 
 def select(key: Array, agent: Agent, pool: Pool, n: int) -> Selection:
@@ -196,11 +164,17 @@ def select(key: Array, agent: Agent, pool: Pool, n: int) -> Selection:
     Examples may occur more than once in the pool; they are as many different rows, and an agent
     may choose several of them.
 
+    The pool may be split among devices by its rows, also among those of several processes, all of
+    which then call this. It stays where it is: what devices send each other is at most some
+    numbers for each example and step. Indices are those of one device, unless scores are equal to
+    rounding.
+
     Args:
       key: the randomness of the agent; the same key gives the same set.
       agent: from `random`, `greedy_entropy`, ...
       pool: `[m, ...]` what the agent works on: the kernel `[m, m]` of the pool for the agents that
-        select by entropy, the examples or their features for the others.
+        select by entropy (`kernels.gram`, or `kernels.pool_kernel` on several devices), the
+        examples or their features for the others.
       n: number of examples to select.
 
     Returns:
@@ -217,12 +191,18 @@ def select(key: Array, agent: Agent, pool: Pool, n: int) -> Selection:
     >>> selection.indices.tolist(), round(float(selection.infos.objective[-1]), 5)  # ln 2
     ([0, 2], 0.69315)
     """
+    mesh = mesh_of(pool)
+    if mesh is not None and AxisType.Explicit in mesh.axis_types:
+        raise ValueError(
+            "`pool` lies on a mesh with explicit axes, on which an agent would have to say where "
+            "each number goes; take one of `distributed.make_mesh`, whose axes are automatic."
+        )
     agent.check(pool, n)
-    state, infos = jax.device_get(_run(key, agent, jnp.asarray(pool), n))
+    indices, infos = jax.device_get(_selected(key, agent, jnp.asarray(pool), n))
     failed = np.flatnonzero(~np.isfinite(infos.objective))
     if len(failed):
         raise ValueError(
             f"The agent's objective became {infos.objective[failed[0]]} at step {failed[0]}: what "
             "it computes from this pool is not finite, or the kernel is not positive semi-definite."
         )
-    return Selection(state.indices[state.indices >= 0], infos)
+    return Selection(indices[indices >= 0], infos)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from entropax.selection.base import similarities
 from entropax.types import Array
 
 # Noise levels as shares of the largest trace, about a factor e apart; kernels whose trace is a
@@ -64,12 +65,15 @@ def condition(
     Returns:
       The factors and the residuals after it has joined. Rounding never makes a residual negative.
     """
+    # Of one number a row, and all rows at once: what is split among devices stays there.
+    pivots, variances = factors[:, :, index[None]], residuals[:, index[None]]
 
     def subtract(i: Array, rest: Array) -> Array:
-        return rest - factors[i, :, index, None] * factors[i]
+        return rest - pivots[i] * factors[i]
 
-    rest = jax.lax.fori_loop(0, position, subtract, jnp.broadcast_to(pool[index], residuals.shape))
-    row = rest / jnp.sqrt(residuals[:, index] + levels)[:, None]
+    rest = jnp.broadcast_to(similarities(pool, index), residuals.shape)
+    rest = jax.lax.fori_loop(0, position, subtract, rest)
+    row = rest / jnp.sqrt(variances + levels[:, None])
     return factors.at[position].set(row), jnp.maximum(residuals - jnp.square(row), 0)
 
 

@@ -1,6 +1,7 @@
 """Random network distillation: add the example that a predictor of a random network knows least."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -8,16 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int, Shaped
 
-from entropax.selection.base import (
-    Agent,
-    Info,
-    Pool,
-    State,
-    check_examples,
-    check_index,
-    empty,
-    mask_chosen,
-)
+from entropax.distributed import data_axis, mesh_of
+from entropax.kernels.base import on_shares
+from entropax.selection.base import Agent, Info, State, empty, mask_chosen
+from entropax.selection.checks import Pool, check_examples, check_index
 from entropax.selection.distances import order_n
 from entropax.types import ApplyFn, Array, Params
 
@@ -32,16 +27,26 @@ class _Memory(NamedTuple):
 
 
 def _in_batches(
-    apply_fn: Callable[[Array], Array], x: Shaped[Array, "m *shape"], batch_size: int | None
+    apply_fn: ApplyFn, params: Params, x: Shaped[Array, "m *shape"], batch_size: int | None
 ) -> Float[Array, "m c"]:
-    """`apply_fn(x)`, a limited number of examples at a time."""
+    """`apply_fn(params, x)`, on each device a limited number of its examples at a time."""
+    mesh = mesh_of(x)
+    if mesh is not None and len(x) % mesh.shape[data_axis(mesh)] == 0:
+        batches = partial(_one_batch_after_the_other, apply_fn, batch_size=batch_size)
+        return on_shares(batches, mesh)(params, x)
+    return _one_batch_after_the_other(apply_fn, params, x, batch_size=batch_size)
+
+
+def _one_batch_after_the_other(
+    apply_fn: ApplyFn, params: Params, x: Shaped[Array, "m *shape"], *, batch_size: int | None
+) -> Float[Array, "m c"]:
     if batch_size is None or batch_size >= len(x):
-        return apply_fn(x)
+        return apply_fn(params, x)
     whole = len(x) - len(x) % batch_size
     batches = x[:whole].reshape(-1, batch_size, *x.shape[1:])
-    outputs = jax.lax.map(apply_fn, batches)
+    outputs = jax.lax.map(partial(apply_fn, params), batches)
     outputs = outputs.reshape(whole, *outputs.shape[2:])
-    return jnp.concatenate([outputs, apply_fn(x[whole:])]) if whole < len(x) else outputs
+    return jnp.concatenate([outputs, apply_fn(params, x[whole:])]) if whole < len(x) else outputs
 
 
 def distillation(
@@ -111,7 +116,7 @@ def distillation(
         raise ValueError(f"`threshold` must not be negative, got {threshold}.")
 
     def init(key: Array, pool: Shaped[Array, "m *shape"], n: int) -> State:
-        targets = _in_batches(lambda x: target_fn(target_params, x), pool, batch_size)
+        targets = _in_batches(target_fn, target_params, pool, batch_size)
         outputs = jax.eval_shape(predictor_fn, predictor_params, pool)
         if jnp.shape(outputs) != targets.shape:
             raise ValueError(
@@ -141,7 +146,7 @@ def distillation(
 
     def step(state: State, pool: Shaped[Array, "m *shape"]) -> tuple[State, Info]:
         indices, memory = state
-        outputs = _in_batches(lambda x: predictor_fn(memory.params, x), pool, batch_size)
+        outputs = _in_batches(predictor_fn, memory.params, pool, batch_size)
         distances = distance(memory.targets, outputs)
         position = jnp.sum(indices >= 0)
         best = jnp.argmax(mask_chosen(indices, distances))

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from entropax.selection.base import Agent, Info, State, check_kernel, empty, mask_chosen
+from entropax.selection.base import Agent, Info, State, corners_of, empty, mask_chosen, split_like
 from entropax.selection.bordering import condition
+from entropax.selection.checks import check_kernel
 from entropax.types import Array
 
 
@@ -38,13 +39,13 @@ def greedy_determinant(*, noise: float = 1e-6) -> Agent:
         raise ValueError(f"`noise` must be positive, got {noise}.")
 
     def init(key: Array, pool: Float[Array, "m m"], n: int) -> State:
-        residuals = jnp.diagonal(pool)[None]
-        factors = jnp.zeros((n, *residuals.shape), pool.dtype)
+        residuals = corners_of(pool)[None]
+        factors = split_like(pool, jnp.zeros((n, *residuals.shape), pool.dtype))
         return State(empty(n), (factors, residuals, jnp.zeros((), pool.dtype)))
 
     def step(state: State, pool: Float[Array, "m m"]) -> tuple[State, Info]:
         factors, residuals, log_det = state.memory
-        largest = jnp.max(jnp.diagonal(pool))
+        largest = jnp.max(corners_of(pool))
         position = jnp.sum(state.indices >= 0)
         best = jnp.argmax(mask_chosen(state.indices, residuals[0]))
         indices = state.indices.at[position].set(best.astype(jnp.int32))

@@ -9,14 +9,15 @@ from jaxtyping import Float, Int
 from entropax.selection.base import (
     Agent,
     Info,
-    Pool,
     State,
-    check_index,
-    check_kernel,
+    corners_of,
     empty,
     mask_chosen,
+    similarities,
+    split_like,
 )
 from entropax.selection.bordering import bordering_gain, condition, entropy_from, noise_levels
+from entropax.selection.checks import Pool, check_index, check_kernel
 from entropax.types import Array
 
 
@@ -39,22 +40,22 @@ class _VonNeumann(NamedTuple):
 
 def _von_neumann() -> _Criterion:
     def init(pool: Float[Array, "m m"], n: int) -> _VonNeumann:
-        corners = jnp.diagonal(pool)
+        corners = corners_of(pool)
         scale = n * jnp.max(corners)
         residuals = jnp.broadcast_to(corners, (len(noise_levels(scale)), len(pool)))
         zero = jnp.zeros((), pool.dtype)
         gains = bordering_gain(residuals, corners, scale)
-        factors = jnp.zeros((n, *residuals.shape), pool.dtype)
+        factors = split_like(pool, jnp.zeros((n, *residuals.shape), pool.dtype))
         return _VonNeumann(factors, residuals, zero, zero, gains, scale)
 
     def scores(memory: _VonNeumann, pool: Float[Array, "m m"]) -> Float[Array, " m"]:
-        trace = memory.trace + jnp.diagonal(pool)
+        trace = memory.trace + corners_of(pool)
         return entropy_from(trace, memory.x_log_x + memory.gains, memory.scale)
 
     def add(
         memory: _VonNeumann, pool: Float[Array, "m m"], index: Int[Array, ""], position: Array
     ) -> _VonNeumann:
-        corners = jnp.diagonal(pool)
+        corners = corners_of(pool)
         levels = noise_levels(memory.scale)
         factors, residuals = condition(
             memory.factors, memory.residuals, levels, pool, index, position
@@ -82,10 +83,11 @@ def _renyi_2() -> _Criterion:
     def init(pool: Float[Array, "m m"], n: int) -> _Renyi:
         # Squares of a kernel may overflow or vanish; those of its shares do not.
         zero = jnp.zeros((), pool.dtype)
-        return _Renyi(jnp.zeros(len(pool), pool.dtype), zero, zero, jnp.max(jnp.diagonal(pool)))
+        overlaps = split_like(pool, jnp.zeros(len(pool), pool.dtype))
+        return _Renyi(overlaps, zero, zero, jnp.max(corners_of(pool)))
 
     def scores(memory: _Renyi, pool: Float[Array, "m m"]) -> Float[Array, " m"]:
-        corners = jnp.diagonal(pool) / memory.scale
+        corners = corners_of(pool) / memory.scale
         trace = memory.trace + corners
         squares = memory.squares + 2 * memory.overlaps + jnp.square(corners)
         safe = jnp.where(trace > 0, trace, 1)
@@ -95,11 +97,11 @@ def _renyi_2() -> _Criterion:
     def add(
         memory: _Renyi, pool: Float[Array, "m m"], index: Int[Array, ""], position: Array
     ) -> _Renyi:
-        row = jnp.square(pool[index] / memory.scale)
+        row = similarities(pool, index) / memory.scale
         return _Renyi(
-            memory.overlaps + row,
-            memory.trace + pool[index, index] / memory.scale,
-            memory.squares + 2 * memory.overlaps[index] + row[index],
+            memory.overlaps + jnp.square(row),
+            memory.trace + row[index],
+            memory.squares + 2 * memory.overlaps[index] + jnp.square(row[index]),
             memory.scale,
         )
 
@@ -111,8 +113,8 @@ _CRITERIA = {1: _von_neumann, 2: _renyi_2}
 
 def _first_of_best_pair(pool: Float[Array, "m m"]) -> Int[Array, ""]:
     # Of two eigenvalues with a given sum, entropies of every order rise as the purity falls.
-    shares = pool / jnp.max(jnp.diagonal(pool))
-    corners = jnp.diagonal(shares)
+    shares = pool / jnp.max(corners_of(pool))
+    corners = corners_of(shares)
     trace = corners + corners[:, None]
     squares = jnp.square(corners) + jnp.square(corners)[:, None] + 2 * jnp.square(shares)
     purity = jnp.where(trace > 0, squares / jnp.square(jnp.where(trace > 0, trace, 1)), 1)

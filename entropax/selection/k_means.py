@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
-from entropax.selection.base import Agent, Info, State, check_examples, empty, mask_chosen
+from entropax.selection.base import Agent, Info, State, empty, example_of, mask_chosen
+from entropax.selection.checks import check_examples
 from entropax.types import Array
 
 
@@ -32,12 +33,12 @@ def _squared_distances(x: Float[Array, "m d"], y: Float[Array, "n d"]) -> Float[
 def _spread_out(key: Array, x: Float[Array, "m d"], n: int) -> Float[Array, "n d"]:
     """K-means++: centres drawn one after the other with probability of their squared distance."""
     keys = jax.random.split(key, n)
-    first = x[jax.random.randint(keys[0], (), 0, len(x))]
+    first = example_of(x, jax.random.randint(keys[0], (), 0, len(x)))
 
     def add(distances: Float[Array, " m"], key: Array) -> tuple[Array, Array]:
         # Where all examples are centres already, any of them is as good.
         logits = jnp.where(jnp.any(distances > 0), jnp.log(distances), 0)
-        centre = x[jax.random.categorical(key, logits)]
+        centre = example_of(x, jax.random.categorical(key, logits))
         return jnp.minimum(distances, _squared_distances(x, centre[None])[:, 0]), centre
 
     _, others = jax.lax.scan(add, _squared_distances(x, first[None])[:, 0], keys[1:])

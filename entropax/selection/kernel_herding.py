@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from entropax.selection.base import Agent, Info, State, check_kernel, empty, mask_chosen
+from entropax.selection.base import Agent, Info, State, empty, mask_chosen, similarities
+from entropax.selection.checks import check_kernel
 from entropax.types import Array
 
 
@@ -52,8 +53,9 @@ def kernel_herding() -> Agent:
         best = jnp.argmax(mask_chosen(state.indices, scores))
         indices = state.indices.at[position].set(best.astype(jnp.int32))
         sum_of_means = sum_of_means + means[best]
-        sum_of_sums = sum_of_sums + 2 * sums[best] + pool[best, best]
-        sums = sums + pool[best]
+        row = similarities(pool, best)
+        sum_of_sums = sum_of_sums + 2 * sums[best] + row[best]
+        sums = sums + row
         k = position + 1
         objective = 2 * sum_of_means / k - sum_of_sums / k**2 - jnp.mean(means)
         info = Info(objective, objective - before, jnp.ones((), bool), k == len(indices))

@@ -12,13 +12,14 @@ from entropax.selection.approximate_entropy import subset_entropies
 from entropax.selection.base import (
     Agent,
     Info,
-    Pool,
     State,
-    check_kernel,
+    corners_of,
     mask_chosen,
     run,
+    similarities,
 )
 from entropax.selection.bordering import bordered_entropies
+from entropax.selection.checks import Pool, check_kernel
 from entropax.types import Array
 
 
@@ -80,8 +81,8 @@ def local_search(
         kept = jnp.arange(len(state.indices)) != place
         scores = bordered_entropies(
             pool[jnp.ix_(state.indices, state.indices)],
-            pool[state.indices],
-            jnp.diagonal(pool),
+            similarities(pool, state.indices),
+            corners_of(pool),
             where=kept,
         )
         old = state.indices[place]

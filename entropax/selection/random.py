@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from entropax.selection.base import Agent, Info, Pool, State, check_count, empty
+from entropax.selection.base import Agent, Info, State, empty
+from entropax.selection.checks import Pool, check_count
 from entropax.types import Array
 
 

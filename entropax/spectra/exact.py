@@ -11,7 +11,8 @@ goes into a report.
 
 import functools
 import math
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from entropax import entropy
+from entropax.distributed import mesh_of
 from entropax.types import Array
 
 ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
@@ -61,24 +63,47 @@ def _bisected(matrix: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
     return solve(diagonal, off)
 
 
+_values = functools.partial(jnp.linalg.eigvalsh, symmetrize_input=False)
+_vectors = functools.partial(jnp.linalg.eigh, symmetrize_input=False)
+
+
 @jax.custom_jvp
 def _ascending(matrix: Float[Array, "*batch n n"]) -> Float[Array, "*batch n"]:
     """Eigenvalues of symmetric matrices with entries near 1."""
     if matrix.shape[-1] < _LARGE.get(matrix.dtype, math.inf):
-        return jnp.linalg.eigvalsh(matrix, symmetrize_input=False)
+        return _of_stack(_values, matrix)
     # The reduction to tridiagonal form exists on these platforms only.
     return jax.lax.platform_dependent(
         matrix,
-        cpu=_bisected,
+        cpu=functools.partial(_of_stack, _bisected),
         cuda=_bisected,
         rocm=_bisected,
-        default=functools.partial(jnp.linalg.eigvalsh, symmetrize_input=False),
+        default=_values,
     )
+
+
+def _of_stack(solve: Callable[[Array], Any], matrix: Float[Array, "*batch n n"]) -> Any:
+    """Solve all matrices at once; on several devices of a CPU one after the other.
+
+    There a stack is solved by the threads that the devices compute on, and waits for them: several
+    devices can wait for each other for ever.
+    """
+    if mesh_of(matrix) is None:
+        return solve(matrix)
+
+    def one_by_one(matrix: Float[Array, "*batch n n"]) -> Any:
+        of_one = jax.custom_batching.sequential_vmap(solve)
+        if matrix.ndim == 2:
+            return of_one(matrix)
+        solved = jax.lax.map(of_one, matrix.reshape(-1, *matrix.shape[-2:]))
+        return jax.tree.map(lambda x: x.reshape(*matrix.shape[:-2], *x.shape[1:]), solved)
+
+    return jax.lax.platform_dependent(matrix, cpu=one_by_one, default=solve)
 
 
 @_ascending.defjvp
 def _ascending_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    eigvals, vectors = jnp.linalg.eigh(primals[0], symmetrize_input=False)
+    eigvals, vectors = _of_stack(_vectors, primals[0])
     products = jnp.matmul(tangents[0], vectors, precision="highest")
     return eigvals, jnp.sum(vectors * products, axis=-2)
 
