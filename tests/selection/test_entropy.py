@@ -193,3 +193,19 @@ def test_a_kernel_that_is_not_positive_semi_definite_is_an_error():
     kernel[0, 1] = kernel[1, 0] = -1
     with pytest.raises(ValueError, match=r"objective became .* at step 0"):
         selection.select(KEY, selection.approximate_entropy(4), kernel, 3)
+
+
+def test_the_best_pair_of_a_large_pool():
+    """A pool so large that its pairs are looked at row by row."""
+    features = np.random.default_rng(0).standard_normal((2048, 5)).astype(np.float32)
+    kernel = features @ features.T
+    agent = selection.greedy_entropy(order=2)
+    first, second = jax.jit(lambda k: selection.run(jax.random.key(0), agent, k, 2)[0].indices)(
+        kernel
+    )
+    exact = features.astype(float) @ features.astype(float).T
+    corners = np.diagonal(exact)
+    squares = corners**2 + corners[:, None] ** 2 + 2 * exact**2
+    purity = squares / (corners + corners[:, None]) ** 2
+    # Pairs that are orthogonal to rounding and of the same length are equally good.
+    assert purity[first, second] == pytest.approx(purity.min(), abs=1e-6)
