@@ -212,6 +212,7 @@ def compare(rounds: int, repeats: int) -> dict[str, Any]:
             f"{name}_ms": 1e3 * statistics.median(s for o in output for s in o[seconds]) / units
             for name, seconds in (("wall", "seconds"), ("core", "core_seconds"))
         } | {
+            "core": harness.quartiles([s / units for o in output for s in o["core_seconds"]]),
             "deviation": differs,
             "first_seconds": statistics.median(o["first_seconds"] for o in output),
             "samples": sum(len(o["seconds"]) for o in output),

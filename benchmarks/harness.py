@@ -7,6 +7,7 @@ take turns, so that whatever else the machine does falls on all of them.
 import argparse
 import contextlib
 import datetime
+import functools
 import json
 import math
 import os
@@ -19,6 +20,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import claims
+import floors
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -143,8 +147,42 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "load_1min": os.getloadavg()[0]}
 
 
-def write(name: str, content: Mapping[str, Any]) -> Path:
-    """Write `results/NAME.json`: the content, with the date, the command and the machine."""
+@functools.cache
+def rates_here(folder: str | None = None) -> dict[str, Any]:
+    """What one core of this machine does in a second, measured once, and when.
+
+    Args:
+      folder: of images whose decoding is measured, too.
+    """
+    command = [sys.executable, str(Path(__file__).parent / "rates.py")]
+    command += [] if folder is None else ["--folder", folder]
+    date = datetime.date.today().isoformat()
+    return {"date": date, "cores": os.cpu_count(), "one_core": run(one_core(command))}
+
+
+def with_claims(name: str, content: Mapping[str, Any], measured: Mapping[str, Any]) -> dict:
+    """The content of `results/NAME.json` with rates, and with what it claims by these rates.
+
+    CPU seconds are those of one core. By the clock all cores could do as much at once, which other
+    work on the machine keeps from being measured.
+    """
+    one = floors.Rates(**measured["one_core"])
+    all_cores = floors.Rates(*(measured["cores"] * rate for rate in one))
+    found = claims.of(name, content, {"cpu": one, "wall": all_cores})
+    return {**content, "rates": dict(measured), "claims": found}
+
+
+def write(name: str, content: Mapping[str, Any], *, folder: str | None = None) -> Path:
+    """Write `results/NAME.json`: the content, with the date, the command and the machine.
+
+    What the project claims by these results comes with them, and the rates of this machine, in the
+    same run, by which floors are told.
+
+    Args:
+      name: of the file.
+      content: what was found.
+      folder: of images, where the claims are about these.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     # Places on this machine say nothing to anybody else.
@@ -152,10 +190,14 @@ def write(name: str, content: Mapping[str, Any]) -> Path:
     for i, word in enumerate(command):
         if word in ("--peer-python", "--data-dir", "--folder"):
             command[i + 1] = word[2:].upper().replace("-", "_")
-    header = {
+    command[1] = str(Path("benchmarks") / Path(command[1]).name)
+    written = {
         "date": datetime.date.today().isoformat(),
         "command": " ".join(command),
         "machine": machine(),
+        **content,
     }
-    path.write_text(json.dumps({**header, **content}, indent=2) + "\n")
+    if claims.known(name):
+        written = with_claims(name, written, rates_here(folder))
+    path.write_text(json.dumps(written, indent=2) + "\n")
     return path

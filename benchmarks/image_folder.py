@@ -131,7 +131,7 @@ def main() -> None:
     columns = ("workers", "side", "images/s (quartiles)", "ours / it", "CPU ms/image", "it / ours")
     print(harness.markdown(columns, rows))
     settings = {"images": options.images, "batch_size": options.batch_size}
-    print(harness.write("image_folder", {**settings, "workers": results}))
+    print(harness.write("image_folder", {**settings, "workers": results}, folder=options.folder))
 
 
 if __name__ == "__main__":

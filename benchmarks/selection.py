@@ -70,16 +70,22 @@ def effective_entropy(kernel: np.ndarray, indices: np.ndarray) -> float:
 
 def timed(
     method: selection.Agent, kernel: np.ndarray, size: int, *, repeats: int
-) -> tuple[np.ndarray, selection.Info, float]:
-    """Indices, infos and the median seconds of runs after the first, which compiles."""
+) -> tuple[np.ndarray, selection.Info, dict[str, Any]]:
+    """Indices, infos and the seconds of runs after the first, which compiles."""
     select = jax.jit(lambda key, pool: selection.run(key, method, pool, size))
     key, pool = jax.random.key(0), jnp.asarray(kernel)
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(repeats + 1):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         state, infos = jax.block_until_ready(select(key, pool))
         seconds.append(time.perf_counter() - start)
-    return np.asarray(state.indices), infos, statistics.median(seconds[1:])
+        cpu_seconds.append(time.process_time() - cpu_start)
+    found: dict[str, Any] = {
+        "seconds": statistics.median(seconds[1:]),
+        "cpu_seconds": harness.quartiles(cpu_seconds[1:]),
+        "first_seconds": seconds[0],
+    }
+    return np.asarray(state.indices), infos, found
 
 
 def small(repeats: int) -> list[dict[str, Any]]:
@@ -93,7 +99,7 @@ def small(repeats: int) -> list[dict[str, Any]]:
         rows.append({"network": seed, "method": "one random set", "entropy": mean, "sd": spread})
         for name, method in METHODS.items():
             indices, infos, seconds = timed(method, kernel, SIZE, repeats=repeats)
-            row = {"entropy": effective_entropy(kernel, indices), "seconds": seconds}
+            row = {"entropy": effective_entropy(kernel, indices), **seconds}
             if "swaps" in name:
                 row["swaps"] = int(jnp.sum(infos.changed))
                 row["settled"] = bool(infos.done[-1])
@@ -111,7 +117,7 @@ def large(repeats: int) -> list[dict[str, Any]]:
                 continue  # its eigenvalue problems grow with the cube of the size
             indices, _, seconds = timed(method, kernel, size, repeats=repeats)
             value = effective_entropy(kernel, indices)
-            rows.append({"size": size, "method": name, "entropy": value, "seconds": seconds})
+            rows.append({"size": size, "method": name, "entropy": value, **seconds})
             print(rows[-1], flush=True)
     return rows
 

@@ -82,7 +82,12 @@ def _sort_words(scores: Array, correct: Array, where: Array) -> tuple[Array, Arr
     # In the second array the places of the others come first, so that the two sorted arrays need
     # only be laid over each other. Places that do not count may look like others: they are last.
     words = [jnp.where(positive, ~word, last), jnp.where(negative, word, jnp.where(where, 0, last))]
-    sort = functools.partial(lax.sort, dimension=-1, is_stable=False)
+    # Of equal words the order makes no difference: on a CPU the stable sort is a sixth faster.
+    sort = functools.partial(
+        lax.platform_dependent,
+        cpu=functools.partial(lax.sort, dimension=-1, is_stable=True),
+        default=functools.partial(lax.sort, dimension=-1, is_stable=False),
+    )
     high, low = (
         lax.cond(jnp.any(present), sort, lambda x: x, x)
         for present, x in zip((positive, negative), words, strict=True)
@@ -257,6 +262,36 @@ def whole_share(count: Int[Array, "*shape"], share: Fraction) -> Int[Array, "*sh
     high, carried = jnp.divmod(numerator * (rest // _DIGITS), denominator)
     low = (carried * _DIGITS + numerator * (rest % _DIGITS)) // denominator
     return numerator * quotient + high * _DIGITS + low
+
+
+def is_share(
+    part: Int[Array, "*shape"], count: Int[Array, "*#shape"], share: Fraction
+) -> Bool[Array, "*shape"]:
+    r"""Whether a part is at most so large a share of a count, without rounding.
+
+    Both sides of $d a \le p c$ as two words of 32 bits: a division takes longer.
+
+    Args:
+      part: whole numbers a, not negative.
+      count: whole numbers c, not negative.
+      share: p / d from 0 to 1, with a denominator of `as_fraction`.
+
+    >>> is_share(jnp.array([1, 2]), jnp.array([100, 199]), Fraction(1, 100)).tolist()
+    [True, False]
+    """
+    high, low = _product(part, share.denominator)
+    high_limit, low_limit = _product(count, share.numerator)
+    return (high < high_limit) | ((high == high_limit) & (low <= low_limit))
+
+
+def _product(number: Int[Array, "*shape"], factor: int) -> tuple[Array, Array]:
+    """The upper and the lower 32 bits of a product of numbers below 2^31 and 2^21."""
+    upper, lower = (x.astype(jnp.uint32) for x in (number >> 16, number & 0xFFFF))
+    over, under = factor >> 16, factor & 0xFFFF
+    last, middle, other = lower * under, upper * under, lower * over
+    carried = (last >> 16) + (middle & 0xFFFF) + (other & 0xFFFF)
+    high = upper * over + (middle >> 16) + (other >> 16) + (carried >> 16)
+    return high, (carried << 16) | (last & 0xFFFF)
 
 
 def as_fraction(rate: float) -> Fraction:

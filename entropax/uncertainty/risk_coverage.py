@@ -4,6 +4,7 @@ Equal scores are taken in every order with the same probability: within a block 
 with `e` errors the number of errors grows by `e / m` a rank. That expectation depends on no sort.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -118,11 +119,19 @@ def _harmonic_between(
 
 
 def _risk_sums(ranking: Ranking) -> tuple[Array, Array, Array]:
-    """Sum of the risks in each block, its excess over a perfect ranking, and what is defined."""
+    """Sums of the risks, their excess over those of a perfect ranking, and of how many examples."""
     found = blocks(ranking)
     kept, errors, kept_before, errors_before, total, total_errors = as_float(found, ranking)
     count, new = kept - kept_before, errors - errors_before
-    between = _harmonic_between(found.kept_before, found.kept, ranking.scores.dtype)
+    # Fused with the sums that the counts come from, XLA makes a loop of this that it does not
+    # vectorise, ten times as slow: the arguments of a conditional are in memory.
+    between = lax.cond(
+        jnp.any(found.valid),
+        functools.partial(_harmonic_between, dtype=ranking.scores.dtype),
+        lambda lower, upper: jnp.zeros(upper.shape, ranking.scores.dtype),
+        found.kept_before,
+        found.kept,
+    )
     base = errors_before - ratio(new, count) * kept_before
     sums = new + base * between
     # A perfect ranking makes its first error after all that is correct. Before that its risk is 0;
@@ -138,8 +147,9 @@ def _risk_sums(ranking: Ranking) -> tuple[Array, Array, Array]:
         sums - ((kept - jnp.asarray(first, kept.dtype)) - correct * of_best),
     )
     excess = jnp.where(found.kept <= total_correct, sums, excess)
-    sums, excess = (jnp.where(found.ends, x / total, 0) for x in (sums, excess))
-    return sums, excess, found.valid & (found.total[..., 0] > 0)
+    # Divided after the sum, which is exact where the risks are whole numbers.
+    sums, excess = (jnp.sum(x, axis=-1, where=found.ends) for x in (sums, excess))
+    return sums, excess, jnp.where(found.valid, total[..., 0], 0)
 
 
 def aurc(
@@ -177,8 +187,8 @@ def aurc(
     0.2777777910232544
     """
     ranking = ranking_of(scores, correct, where=where)
-    sums, _, defined = _risk_sums(ranking)
-    return undefined_as_nan(jnp.sum(sums, axis=-1), defined=defined, like=ranking)
+    sums, _, total = _risk_sums(ranking)
+    return undefined_as_nan(sums / total, defined=total > 0, like=ranking)
 
 
 def excess_aurc(
@@ -214,8 +224,8 @@ def excess_aurc(
     0.0
     """
     ranking = ranking_of(scores, correct, where=where)
-    _, excess, defined = _risk_sums(ranking)
-    return undefined_as_nan(jnp.sum(excess, axis=-1), defined=defined, like=ranking)
+    _, excess, total = _risk_sums(ranking)
+    return undefined_as_nan(excess / total, defined=total > 0, like=ranking)
 
 
 def augrc(

@@ -8,6 +8,7 @@ from entropax.uncertainty.ordering import (
     Ranking,
     as_fraction,
     blocks,
+    is_share,
     ranking_of,
     undefined_as_nan,
     whole_share,
@@ -75,7 +76,7 @@ def coverage_at_accuracy(
     ties = "any" if semantics == "threshold" else "input"
     ranking = ranking_of(scores, correct, ties=ties, where=where)
     found = blocks(ranking)
-    met = found.errors <= whole_share(found.kept, 1 - as_fraction(accuracy))
+    met = is_share(found.errors, found.kept, 1 - as_fraction(accuracy))
     met = met & (found.kept >= min_count)
     if semantics == "threshold":
         met = met & found.ends
