@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Run a program of entropax on all workers of a TPU VM that exists.
 #
-#   experiments/launch_tpu.sh NAME ZONE [--dry-run] [--python 3.12] [-- COMMAND ...]
+#   experiments/launch_tpu.sh NAME ZONE [--dry-run] [--python 3.12] -- COMMAND ...
 #
 # copies the checkout to every worker, installs requirements-tpu.txt in ~/entropax-env there, and
-# runs COMMAND on all of them at once; by default
+# runs COMMAND on all of them at once, such as
 #
-#   python -m entropax.experiments.tta --multihost
+#   python -m entropax.experiments.tta --multihost --run-dir /mnt/shared/runs/tta
+#
+# with a run folder on a disk that all workers share.
 #
 # Only what is committed is copied. --dry-run prints the commands and runs none; PROJECT in the
 # environment names the Google Cloud project.
@@ -50,9 +52,7 @@ done
 ((${#positional[@]} == 2)) || fail "NAME and ZONE of the TPU VM are needed; usage: $(usage)"
 name=${positional[0]}
 zone=${positional[1]}
-if (($# == 0)); then
-  set -- python -m entropax.experiments.tta --multihost
-fi
+(($#)) || fail "a COMMAND is needed after --; usage: $(usage)"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ -f requirements-tpu.txt ]] || fail "requirements-tpu.txt is not in $PWD"
 "$dry_run" || command -v gcloud >/dev/null || fail "gcloud is not installed: see cloud.google.com/sdk"
@@ -81,8 +81,10 @@ run git archive --format=tar.gz "--output=$archive" HEAD
 run "${tpu[@]}" scp "$archive" "$name:entropax.tar.gz" "${where[@]}"
 
 # Over what is there: runs of before stay.
-on_all "mkdir -p entropax && tar -xzf entropax.tar.gz -C entropax"
-on_all "python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --clear --python $python entropax-env && cd entropax && python3 -m uv pip install --quiet --python ../entropax-env -r requirements-tpu.txt"
+on_all "mkdir -p entropax && rm -rf entropax/entropax && tar -xzf entropax.tar.gz -C entropax"
+# A system whose Python is managed by its packages wants to be told that this is meant.
+uv="python3 -m pip install --quiet --user"
+on_all "($uv uv || $uv --break-system-packages uv) && python3 -m uv venv --quiet --clear --python $python entropax-env && cd entropax && python3 -m uv pip install --quiet --python ../entropax-env -r requirements-tpu.txt"
 
 # Quoted twice: here, and for the shell of the worker.
 printf -v command ' %q' "$@"

@@ -60,25 +60,13 @@ def check_same(configuration: Mapping[str, Any]) -> None:
 
     >>> check_same({"learning_rate": 0.1})
     """
-    names = sorted(configuration)
-    words = [json.dumps(configuration[name], sort_keys=True, default=str) for name in names]
-    whole = _digest(json.dumps([names, words]).encode())
-    differing = _differing(all_processes(whole))
-    if not differing:
-        return
-    if _differing(all_processes(_digest(json.dumps(names).encode()))):
-        what = "the names of its entries"
-    else:
-        entries = all_processes(np.stack([_digest(word.encode()) for word in words]))
-        what = ", ".join(
-            f"{name} (here {word})"
-            for i, (name, word) in enumerate(zip(names, words, strict=True))
-            if _differing(entries[:, i])
+    found = _differences(configuration)
+    if found is not None:
+        what, where = found
+        raise ValueError(
+            f"The processes do not run the same configuration: {what} differs from process 0 in "
+            f"{where}. Start all of them with the same command and the same files."
         )
-    raise ValueError(
-        f"The processes do not run the same configuration: {what} differs from process 0 in "
-        f"{_named(differing)}. Start all of them with the same command and the same files."
-    )
 
 
 def check_same_arrays(tree: PyTree[np.ndarray]) -> None:
@@ -87,7 +75,7 @@ def check_same_arrays(tree: PyTree[np.ndarray]) -> None:
     Raises:
       ValueError: they differ; the message names the arrays and the processes.
     """
-    check_same(
+    found = _differences(
         {
             jax.tree_util.keystr(path, simple=True, separator="/") or "the array": (
                 f"{leaf.dtype}{list(leaf.shape)} {hashlib.sha256(leaf.tobytes()).hexdigest()[:12]}"
@@ -95,6 +83,13 @@ def check_same_arrays(tree: PyTree[np.ndarray]) -> None:
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         }
     )
+    if found is not None:
+        what, where = found
+        raise ValueError(
+            f"The processes do not have the same arrays: {what} differs from process 0 in {where}. "
+            "Compute them from the same key and files, or take those of the first process "
+            "(`jax.experimental.multihost_utils.broadcast_one_to_all`)."
+        )
 
 
 def check_shared_folder(path: str | Path, *, timeout: float = 20) -> None:
@@ -137,6 +132,26 @@ def check_shared_folder(path: str | Path, *, timeout: float = 20) -> None:
             f"{path} is not the same folder for all processes: what process 0 writes there is not "
             f"seen by {_named(blind)}. Take a folder on a disk that all machines share."
         )
+
+
+def _differences(configuration: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What differs between processes, and in which of them; all processes have to ask."""
+    names = sorted(configuration)
+    words = [json.dumps(configuration[name], sort_keys=True, default=str) for name in names]
+    whole = _digest(json.dumps([names, words]).encode())
+    differing = _differing(all_processes(whole))
+    if not differing:
+        return None
+    if _differing(all_processes(_digest(json.dumps(names).encode()))):
+        what = "the names of its entries"
+    else:
+        entries = all_processes(np.stack([_digest(word.encode()) for word in words]))
+        what = ", ".join(
+            f"{name} (here {word})"
+            for i, (name, word) in enumerate(zip(names, words, strict=True))
+            if _differing(entries[:, i])
+        )
+    return what, _named(differing)
 
 
 def _digest(data: bytes) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from entropax.distributed.coordination import end_with_the_others, fail
+from entropax.distributed.coordination import end_with_the_others, fail, runtime_state
 
 _VARIABLES = ("ENTROPAX_COORDINATOR", "ENTROPAX_NUM_PROCESSES", "ENTROPAX_PROCESS_ID")
 # How the runtime's errors begin that may come of the loss of another process.
@@ -35,7 +35,9 @@ def initialize(
     within half a second, with exit code 13, and each prints which process failed and why; without
     this, JAX would wait 300 seconds. A process that is killed is noticed by the runtime: if it held
     the coordinator (process 0) at once, otherwise after `heartbeat_timeout`; the others then abort
-    with a message that has its number. A process that neither works nor fails needs a `Watchdog`.
+    with a message that has its number. What the runtime itself raises may come of that: such an
+    error waits as long for the message, and then ends all like any other. A process that neither
+    works nor fails needs a `Watchdog`.
 
     SIGTERM announces a preemption, and is left to `stop_requested`.
 
@@ -86,8 +88,8 @@ def initialize(
             ) from error
     else:
         jax.distributed.initialize(*place, cluster_detection_method="deactivate", **timeouts)
-    end_with_the_others()
     _end_all_by(heartbeat_timeout)
+    end_with_the_others()
 
 
 def is_lead() -> bool:
@@ -124,7 +126,7 @@ def _place(
     given: tuple[str | int | None, ...] = (coordinator, num_processes, process_id)
     names = _Place._fields
     if all(value is None for value in given):
-        given, names = tuple(os.environ.get(name) for name in _VARIABLES), _VARIABLES
+        given, names = tuple(os.environ.get(name) or None for name in _VARIABLES), _VARIABLES
     missing = [name for name, value in zip(names, given, strict=True) if value is None]
     if len(missing) == 3:
         return None
@@ -136,6 +138,12 @@ def _place(
         raise ValueError(
             f"{names[1]} and {names[2]} must be whole numbers, got {given[1]!r} and {given[2]!r}."
         ) from None
+    host, _, port = place.coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(
+            f"{names[0]} must be an address and a port, such as 10.0.0.1:8476, got "
+            f"{place.coordinator!r}."
+        )
     if not 0 <= place.process_id < place.num_processes:
         raise ValueError(
             f"{names[2]} must be in [0, {place.num_processes}), got {place.process_id}."
@@ -153,10 +161,12 @@ def _end_all_by(heartbeat_timeout: int) -> None:
         if is_loss(error):
             # One that failed has told the others before it closed its connections; of one that was
             # killed only the runtime knows, and ends this process when it says so.
+            state = runtime_state()
             print(
-                f"[process {jax.process_index()} of {jax.process_count()}] has probably lost "
-                f"another process; the runtime names it within {heartbeat_timeout} s.",
-                file=sys.stderr,
+                f"[process {state.process_id} of {state.num_processes}] has lost another process, "
+                f"which the runtime names within {heartbeat_timeout} s, or has failed itself, and "
+                "ends then.",
+                file=sys.__stderr__,
                 flush=True,
             )
             time.sleep(heartbeat_timeout + 10)

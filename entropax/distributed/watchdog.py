@@ -1,7 +1,5 @@
 """An alarm for a process that neither works nor fails."""
 
-import faulthandler
-import sys
 import threading
 import time
 from types import TracebackType
@@ -10,7 +8,7 @@ from entropax.distributed.coordination import fail
 
 
 class Watchdog:
-    """Ends the job if a process gives no sign for too long, and shows where it is stuck.
+    """Ends the job if a process gives no sign for too long, and shows where each one is stuck.
 
     The runtime notices processes that are lost. One that hangs, in a read from a dead file system
     or in a collective that others never enter, it would wait for without end.
@@ -24,8 +22,8 @@ class Watchdog:
     look at a result before each sign, or the signs run ahead.
 
     Args:
-      seconds: without a sign, after which the stacks of all threads are printed, and all processes
-        end with exit code 13.
+      seconds: without a sign, after which every process prints the stacks of its threads, since
+        the one that waits for another may be the first to notice; all end with exit code 13.
 
     Raises:
       ValueError: `seconds` is not positive.
@@ -63,5 +61,8 @@ class Watchdog:
                 break
             if self._done.wait(left):
                 return
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        fail(f"nothing for {self._seconds:g} s after {self._last}; its threads are above.")
+        fail(
+            f"nothing for {self._seconds:g} s after {self._last}, here or where this process waits "
+            "for another; the threads are above.",
+            stacks=True,
+        )

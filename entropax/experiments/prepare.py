@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from entropax.data import ImageSet, image_set, load
 from entropax.data.arrays import npz_splits
@@ -27,6 +26,7 @@ from entropax.data.folder import folder_splits
 from entropax.data.idx import idx_splits
 from entropax.data.named import default_data_dir
 from entropax.data.prepare import prepare, target_folder
+from entropax.experiments.tables import make_progress
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ def run(config: Config) -> Result:
     console = Console(stderr=True)
     with console.status(f"Reading {config.path}"):
         splits = _read(config)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with make_progress() as progress:
         tasks = {
             split: progress.add_task(f"Writing {split}", total=len(images))
             for split, images in splits.items()

@@ -73,11 +73,11 @@ def read_batches(
         if mesh is None:
             yield ReadBatch(jnp.asarray(batch.x), batch.where, places, batch.labels)
         else:
-            (x, *known), _ = join_rows(
-                [batch.x, batch.where, places, batch.labels], mesh, rows=share
-            )
-            where, places, *labels = gather(known)
-            yield ReadBatch(x, where, places, labels[0] if labels else None)
+            labels = np.zeros(share, np.int32) if batch.labels is None else batch.labels
+            known = np.stack([batch.where, places, labels], axis=1)
+            (x, known), _ = join_rows([batch.x, known], mesh, rows=share)
+            where, places, labels = gather(known).T
+            yield ReadBatch(x, where == 1, places, None if batch.labels is None else labels)
 
 
 def on_devices(

@@ -5,12 +5,12 @@ Of several processes the first one writes, and the others read what it has read.
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from entropax.distributed import check_same, check_shared_folder, from_lead, is_lead
 from entropax.experiments.stopwatch import stopwatch
@@ -58,6 +58,11 @@ class RunFolder:
             partial.write_text(content)
         return self.path / name
 
+    def listing(self) -> str:
+        """The folder and what is in it, for the last line of a program."""
+        names = sorted(file.name for file in self.path.iterdir())
+        return f"{self.path}: {', '.join(names)}"
+
     def replacing(self, name: str) -> "_Replacing":
         """Context with a temporary path that takes the place of `name` when it ends well."""
         return _Replacing(self.path / name)
@@ -68,12 +73,17 @@ class _Replacing:
     final: Path
 
     def __enter__(self) -> Path:
-        own = "" if is_lead() else f"{jax.process_index()}-"
-        self.partial = self.final.with_name(f".partial-{own}{self.final.name}")
+        if is_lead():
+            self.partial = self.final.with_name(f".partial-{self.final.name}")
+        else:
+            # What the others make is thrown away, and should not pass through the disk they share.
+            self.partial = Path(tempfile.mkdtemp()) / self.final.name
         return self.partial
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and is_lead():
+        if not is_lead():
+            shutil.rmtree(self.partial.parent)
+        elif kind is None:
             self.partial.replace(self.final)
         else:
             self.partial.unlink(missing_ok=True)
@@ -83,7 +93,7 @@ def open_run(path: Path, settings: Mapping[str, Any]) -> RunFolder:
     """Begin a run in a new folder, or take up the one that is there.
 
     Args:
-      path: the folder, made if need be.
+      path: the folder, made if need be; a leading `~` is the home of the user.
       settings: everything that the results depend on, as JSON values.
 
     Raises:
@@ -91,6 +101,7 @@ def open_run(path: Path, settings: Mapping[str, Any]) -> RunFolder:
       ValueError: the folder holds a run with other settings; the message names them. The processes
         of a job have different settings.
     """
+    path = path.expanduser()
     settings = json.loads(json.dumps(settings, default=str))
     check_same(settings)
     check_shared_folder(path)

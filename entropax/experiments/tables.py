@@ -1,4 +1,4 @@
-"""What the programs print: tables as CSV, a console that is plain outside of a terminal."""
+"""What the programs print: tables as CSV, progress, plain text outside of a terminal."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from entropax.distributed import is_lead
 
@@ -61,3 +62,13 @@ def make_console(*, stderr: bool = False) -> Console:
         force_jupyter=False,
         quiet=not is_lead(),
     )
+
+
+def make_progress() -> Progress:
+    """A bar on stderr with what is done, how much of it, and the time it will take.
+
+    Of several processes only the first one has it; what the others print is left as it is.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = make_console(stderr=True)
+    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not is_lead())

@@ -65,9 +65,9 @@ def agreement(folder):
     assert not list((Path(folder) / "shared").iterdir())
 
 
-def exception(process, where):
-    """One process fails: the others wait in a collective, or are busy by themselves."""
-    if jax.process_index() == int(process):
+def exception(where, *processes):
+    """Some fail: the others wait in a collective, or are busy by themselves."""
+    if str(jax.process_index()) in processes:
         time.sleep(1)
         raise ValueError("the data are of yesterday")
     if where == "collective":
@@ -88,13 +88,19 @@ def failing_collective():
 
 
 def stuck():
-    """One process does not come to the second collective."""
+    """One process does not come to the second collective, and was the last to give a sign."""
     with distributed.Watchdog(3) as watchdog:
         distributed.all_processes(np.zeros(1))
         watchdog.sign("the first sum")
         if jax.process_index() == 1:
-            time.sleep(100)
+            time.sleep(0.5)
+            watchdog.sign("a nap")
+            hang()
         distributed.all_processes(np.zeros(1))
+
+
+def hang():
+    time.sleep(100)
 
 
 def preempted():

@@ -14,7 +14,6 @@ from distributed import adaptation, computations
 
 from entropax import distributed
 
-# Those of `computations` are compared on several devices by `test_kernels_on_devices.py`.
 COMPUTATIONS = {**adaptation.COMPUTATIONS, **computations.COMPUTATIONS}
 
 
@@ -33,7 +32,6 @@ def main(folder, *names):
         found = {
             f"{mesh_name}/{part}": np.asarray(value)
             for mesh_name, mesh in meshes.items()
-            if mesh_name in ("1", "all") or name in adaptation.COMPUTATIONS
             for part, value in compute(mesh).items()
         }
         if distributed.is_lead():

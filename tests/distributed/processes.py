@@ -14,6 +14,8 @@ import pytest
 TESTS = Path(__file__).parent.parent
 # How long the runtime of these jobs waits for a sign of life.
 HEARTBEAT = 10
+# Variables by which these processes would take themselves for parts of another job.
+_OF_A_JOB = ("JAX_", "XLA_", "ENTROPAX_", "SLURM_", "OMPI_", "TPU_", "KUBERNETES_")
 
 
 class Ended(NamedTuple):
@@ -47,7 +49,7 @@ def environment(devices):
     XLA's pool has a thread a core; computations on several devices wait for each other in it.
     """
     return {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "ENTROPAX_"))},
+        **{k: v for k, v in os.environ.items() if not k.startswith(_OF_A_JOB)},
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "JAX_NUM_CPU_DEVICES": str(devices),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ NAMES = ("ENTROPAX_COORDINATOR", "ENTROPAX_NUM_PROCESSES", "ENTROPAX_PROCESS_ID"
     ("values", "message"),
     [
         (("127.0.0.1:1", "2", None), "go together; ENTROPAX_PROCESS_ID is missing"),
+        (("", "2", "0"), "go together; ENTROPAX_COORDINATOR is missing"),
+        (("localhost", "2", "0"), "ENTROPAX_COORDINATOR must be an address and a port, .* got 'lo"),
         ((None, "2", "0"), "go together; ENTROPAX_COORDINATOR is missing"),
         (("127.0.0.1:1", "two", "0"), "must be whole numbers, got 'two' and '0'"),
         (("127.0.0.1:1", "2", "2"), r"ENTROPAX_PROCESS_ID must be in \[0, 2\), got 2"),
@@ -39,6 +42,7 @@ def test_a_program_alone_is_told_what_is_missing():
         env=environment(1),
         capture_output=True,
         text=True,
+        timeout=60,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: JAX does not recognise this system")
@@ -121,7 +125,8 @@ def test_a_folder_is_made(tmp_path):
 
 def test_the_watchdog_ends_a_process_alone():
     code = (
-        "import time\n"
+        "import io, sys, time\n"
+        "sys.stderr = io.StringIO()\n"  # as a progress bar or a notebook does
         "from entropax.distributed import Watchdog\n"
         "with Watchdog(0.2) as watchdog:\n"
         "    for step in range(4):\n"
@@ -130,15 +135,27 @@ def test_the_watchdog_ends_a_process_alone():
         "    time.sleep(30)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(1), capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=environment(1),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == distributed.EXIT_CODE
-    assert "line 7" in done.stderr
+    assert "line 8" in done.stderr
     assert "[process 0 of 1] nothing for 0.2 s after step 3" in done.stderr
 
 
-def test_the_watchdog_lets_go():
+def test_the_watchdog_lets_go(monkeypatch):
+    ended = []
+    module = sys.modules["entropax.distributed.watchdog"]
+    monkeypatch.setattr(module, "fail", lambda reason, *, stacks: ended.append(reason))
     with distributed.Watchdog(0.1):
         pass
+    time.sleep(0.3)
+    assert not ended
+    with distributed.Watchdog(0.1):
+        time.sleep(0.3)
+    assert len(ended) == 1
     with pytest.raises(ValueError, match="`seconds` must be positive, got 0"):
         distributed.Watchdog(0)

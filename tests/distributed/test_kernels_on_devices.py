@@ -1,4 +1,7 @@
-"""Kernels, their entropies and selections on devices: what is computed, and what is sent."""
+"""Kernels, their entropies and selections on devices: memory, what is sent, and what is refused.
+
+That they compute the same as on one device is seen in `test_meshes.py`.
+"""
 
 import json
 from functools import partial
@@ -13,73 +16,8 @@ from distributed.collectives import collectives
 
 from entropax import diffusion, distributed, kernels, selection, spectra
 
-# Sums of a few thousand float32 numbers in another order; of standard errors, which are differences
-# of such sums, four digits. Kernels have entries up to 100.
-ABSOLUTE, RELATIVE, OF_ERRORS = 1e-5, 5e-6, 1e-4
 M = 1024  # examples of the programs that are compiled
 DEVICES = 8
-
-
-def compute_all(folder):
-    """In a process with eight devices: everything on 1, 2, 4 and 8 of them."""
-    for count in (1, 2, 4, 8):
-        mesh = distributed.make_mesh(jax.devices()[:count])
-        for name, compute in computations.COMPUTATIONS.items():
-            found = {part: np.asarray(value) for part, value in compute(mesh).items()}
-            np.savez(f"{folder}/{name} {count}.npz", **found)
-
-
-@pytest.fixture(scope="module")
-def computed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("computed")
-    code = "from distributed import test_kernels_on_devices as t; t.compute_all({!r})"
-    run_on_devices(code.format(str(folder)), DEVICES)
-    return folder
-
-
-@pytest.mark.parametrize("count", [2, 4, 8])
-@pytest.mark.parametrize("name", computations.COMPUTATIONS)
-def test_as_on_one_device(computed, name, count):
-    one, several = (np.load(computed / f"{name} {k}.npz") for k in (1, count))
-    assert set(one) == set(several)
-    for part in one:
-        assert np.isfinite(one[part]).all()
-        if np.issubdtype(one[part].dtype, np.integer):
-            np.testing.assert_array_equal(several[part], one[part], err_msg=part)
-            continue
-        relative = OF_ERRORS if part.endswith("stderr") else RELATIVE
-        largest = np.max(np.abs(one[part]))
-        np.testing.assert_allclose(
-            several[part], one[part], rtol=0, atol=ABSOLUTE + relative * largest, err_msg=part
-        )
-
-
-def test_padding_leaves_no_trace(computed):
-    """The kernel of 45 examples and three that fill up is that of 45 on one device."""
-    params, x, where = computations.pool()
-    expected = kernels.gram(kernels.ntk(computations.network), params, x[where])
-    with np.load(computed / "pool kernel 8.npz") as found:
-        for name in ("structured", "contraction"):
-            kernel = found[name]
-            np.testing.assert_allclose(kernel[where][:, where], expected, rtol=1e-5, atol=1e-5)
-            assert not kernel[~where].any()
-            assert not kernel[:, ~where].any()
-        pairs = found["full"]
-        np.testing.assert_allclose(np.trace(pairs, axis1=2, axis2=3) / 3, kernel, atol=1e-5)
-        np.testing.assert_array_equal(pairs, pairs.transpose(1, 0, 3, 2))
-
-
-def test_entropies_are_of_the_kernel(computed):
-    params, x, where = computations.pool()
-    kernel = kernels.gram(kernels.ntk(computations.network), params, x[where]).astype(np.float64)
-    eigvals = np.linalg.eigvalsh(kernel) / np.trace(kernel)
-    eigvals = eigvals[eigvals > 1e-12]
-    exact = -np.sum(eigvals * np.log(eigvals))
-    with np.load(computed / "tangent entropy 8.npz") as found:
-        for name in ("stored", "matrix free"):
-            assert found[f"{name} lower"] < exact < found[f"{name} upper"]
-            assert found[f"{name} trace"] == pytest.approx(np.trace(kernel), rel=1e-5)
-            assert abs(found[f"{name} value"] - exact) < 0.05
 
 
 def programs(mesh):

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "launch_tpu.sh"
+PROGRAM = ["python", "-m", "entropax.experiments.tta", "--multihost"]
 FAKE = """#!/bin/sh
 for word in "$@"; do printf '%s\\n' "$word" >> {said}; done
 echo END >> {said}
@@ -37,7 +38,7 @@ def launch(*words, folder, status=0):
 
 
 def test_every_worker_is_told_everything(tmp_path):
-    done, calls = launch("pod", "us-west4-a", folder=tmp_path)
+    done, calls = launch("pod", "us-west4-a", "--", *PROGRAM, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [call[:4] for call in calls] == [
         ["compute", "tpus", "tpu-vm", what] for what in ("scp", "ssh", "ssh", "ssh")
@@ -47,7 +48,7 @@ def test_every_worker_is_told_everything(tmp_path):
         assert "--zone=us-west4-a" in call
     assert calls[0][5] == "pod:entropax.tar.gz"
     assert "-r requirements-tpu.txt" in calls[2][-1]
-    assert calls[3][-1].endswith("&& python -m entropax.experiments.tta --multihost")
+    assert calls[3][-1].endswith(f"&& {' '.join(PROGRAM)}")
 
 
 def test_the_words_of_a_command_arrive_as_they_are(tmp_path):
@@ -60,7 +61,9 @@ def test_the_words_of_a_command_arrive_as_they_are(tmp_path):
 
 
 def test_a_dry_run_only_prints(tmp_path):
-    done, calls = launch("pod", "z", "--dry-run", "--python", "3.11", folder=tmp_path)
+    done, calls = launch(
+        "pod", "z", "--dry-run", "--python", "3.11", "--", *PROGRAM, folder=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert calls == []
     printed = done.stdout.splitlines()
@@ -77,6 +80,7 @@ def test_a_dry_run_only_prints(tmp_path):
         (("pod", "z", "third"), "NAME and ZONE"),
         (("pod", "z", "--fast"), "unknown option --fast"),
         (("pod", "z", "--python"), "--python needs a version"),
+        (("pod", "z", "--dry-run"), "a COMMAND is needed"),
     ],
 )
 def test_wrong_words_end_with_a_sentence(words, message, tmp_path):
@@ -87,7 +91,7 @@ def test_wrong_words_end_with_a_sentence(words, message, tmp_path):
 
 
 def test_it_stops_when_a_step_fails(tmp_path):
-    done, calls = launch("pod", "z", folder=tmp_path, status=3)
+    done, calls = launch("pod", "z", "--", *PROGRAM, folder=tmp_path, status=3)
     assert done.returncode == 3
     assert len(calls) == 1
 

@@ -5,14 +5,16 @@ import sys
 
 import numpy as np
 import pytest
-from distributed import adaptation
+from distributed import computations
 from distributed.on_meshes import COMPUTATIONS, file_of
 from distributed.processes import TESTS, environment, needs_loopback, run_job
 
+from entropax import kernels
+
 SCRIPT = str(TESTS / "distributed" / "on_meshes.py")
 IN_FOUR = ("rdumb adaptation", "pool kernel")
-# Sums of a few hundred float32 numbers in another order, then a few steps of SGD; of standard
-# errors, which are differences of sums, four digits.
+# Sums of up to a few thousand float32 numbers in another order, then a few steps of SGD; of
+# standard errors, differences of such sums, four digits. Kernels have entries up to 100.
 ABSOLUTE, RELATIVE, OF_ERRORS = 1e-5, 5e-6, 1e-4
 
 
@@ -63,7 +65,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
-@pytest.mark.parametrize("name", adaptation.COMPUTATIONS)
+@pytest.mark.parametrize("name", COMPUTATIONS)
 def test_devices(one_process, name, devices):
     assert_same(parts(one_process, name, str(devices)), parts(one_process, name, "1"))
 
@@ -87,3 +89,31 @@ def test_something_happens(one_process):
     assert 0 < of["rdumb adaptation"]["selected"][0] < 21
     for found in of.values():
         assert found["flips"] > 0
+
+
+def test_padding_leaves_no_trace(one_process):
+    """The kernel of 45 examples and three that fill up is that of 45 on one device."""
+    params, x, where = computations.pool()
+    expected = kernels.gram(kernels.ntk(computations.network), params, x[where])
+    found = parts(one_process, "pool kernel", "8")
+    for name in ("structured", "contraction"):
+        kernel = found[name]
+        np.testing.assert_allclose(kernel[where][:, where], expected, rtol=1e-5, atol=1e-5)
+        assert not kernel[~where].any()
+        assert not kernel[:, ~where].any()
+    pairs = found["full"]
+    np.testing.assert_allclose(np.trace(pairs, axis1=2, axis2=3) / 3, kernel, atol=1e-5)
+    np.testing.assert_array_equal(pairs, pairs.transpose(1, 0, 3, 2))
+
+
+def test_entropies_are_of_the_kernel(one_process):
+    params, x, where = computations.pool()
+    kernel = kernels.gram(kernels.ntk(computations.network), params, x[where]).astype(np.float64)
+    eigvals = np.linalg.eigvalsh(kernel) / np.trace(kernel)
+    eigvals = eigvals[eigvals > 1e-12]
+    exact = -np.sum(eigvals * np.log(eigvals))
+    found = parts(one_process, "tangent entropy", "8")
+    for name in ("stored", "matrix free"):
+        assert found[f"{name} lower"] < exact < found[f"{name} upper"]
+        assert found[f"{name} trace"] == pytest.approx(np.trace(kernel), rel=1e-5)
+        assert abs(found[f"{name} value"] - exact) < 0.05

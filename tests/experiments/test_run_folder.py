@@ -1,4 +1,6 @@
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,26 @@ def test_records_come_back_in_order(tmp_path):
     folder.append({"split": ["test", "fog", 2]})
     again = open_run(tmp_path / "a" / "run", {"seed": 0})
     assert [record["split"][2] for record in again.records()] == [1, 2]
+
+
+def test_the_home_of_the_user_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    open_run(Path("~/run"), {}).append({"a": 1})
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    assert open_run(Path("~/run"), {}).listing() == f"{tmp_path}/run: config.json, metrics.jsonl"
+
+
+def test_one_of_several_processes_writes(tmp_path, monkeypatch):
+    folder = open_run(tmp_path, {})
+    monkeypatch.setattr(sys.modules["entropax.experiments.run_folder"], "is_lead", lambda: False)
+    folder.append({"a": 1})
+    folder.write("results.csv", "a")
+    with folder.replacing("curve.png") as partial:
+        partial.write_text("b")
+        assert partial.suffix == ".png"
+        assert tmp_path not in partial.parents
+    assert not partial.parent.exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_a_line_cut_short_is_forgotten_and_the_next_one_is_whole(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import sys
 from pathlib import Path
 
 import jax
@@ -317,6 +318,19 @@ def test_files_are_checked(arrays, message, config, report, no_figures, tmp_path
     assert [row["model"] for row in found.rows] == ["fair"]
     assert message in found.skipped["zz"]
     assert "skipped zz" in capsys.readouterr().out
+
+
+def test_a_process_does_not_go_on_alone(config, report, no_figures, tmp_path, monkeypatch):
+    """What one of several processes leaves out, the others may be in the middle of."""
+    folder = write_outputs(tmp_path / "outputs", ["fair"])
+    np.savez(folder / "zz.npz", logits=np.ones(3))
+    program = sys.modules["entropax.experiments.uncertainty.program"]
+    monkeypatch.setattr(program.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(program, "end_if_preempted", lambda step: None)
+    with pytest.raises(ValueError, match="zz"):
+        uncertainty.run(
+            dataclasses.replace(SMALL, outputs=folder, run_dir=tmp_path / "run", on_error="skip")
+        )
 
 
 def test_corrected_labels(report, no_figures, tmp_path):

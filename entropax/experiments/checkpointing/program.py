@@ -5,8 +5,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 import entropax
 from entropax.experiments import checkpointing
 from entropax.experiments.checkpointing.config import Config
@@ -20,7 +18,7 @@ from entropax.experiments.checkpointing.report import (
 from entropax.experiments.command_line import run_command
 from entropax.experiments.labelled_images import load_parts
 from entropax.experiments.run_folder import open_run
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 
 # Options that change no measurement: a finished run can be reported anew with them. What the data
 # are is told by their checksums.
@@ -44,14 +42,12 @@ def run(config: Config) -> Report:
 
     records = {(r["noise"], r["seed"]): r for r in folder.records()}
     networks = [(n, config.seed + i) for n in config.noise for i in range(config.seeds)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = make_console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with make_progress() as progress:
         task = progress.add_task("Networks", total=len(networks), completed=len(records))
         for noise, seed in networks:
             if (noise, seed) in records:
                 continue
-            checkpoints = path / "checkpoints" / f"noise{noise:g}-seed{seed}"
+            checkpoints = folder.path / "checkpoints" / f"noise{noise:g}-seed{seed}"
             shutil.rmtree(checkpoints, ignore_errors=True)  # of a run that was stopped
             found = measure(config, parts, noise, seed, checkpoints)
             records[noise, seed] = {"noise": noise, "seed": seed, **found}
@@ -61,13 +57,12 @@ def run(config: Config) -> Report:
             progress.advance(task)
 
     if not config.keep_checkpoints:
-        shutil.rmtree(path / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
     report = make_report(config, [records[network] for network in networks])
     write_results(folder, report)
     console = make_console()
     console.print(summary_table(report))
-    files = ", ".join(sorted(file.name for file in path.iterdir()))
-    console.print(f"{path}: {files}", soft_wrap=True, highlight=False)
+    console.print(folder.listing(), soft_wrap=True, highlight=False)
     return report
 
 

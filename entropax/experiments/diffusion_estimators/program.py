@@ -9,7 +9,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
 from entropax.diffusion.baseline_information import binned_mutual_information
@@ -25,7 +24,7 @@ from entropax.experiments.diffusion_estimators.report import (
     write_results,
 )
 from entropax.experiments.run_folder import RunFolder, open_run
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 
 # Options that change no estimate: a finished run can be reported anew with them.
 _OMITTED = ("run_dir", "level", "resamples", "problems", "peers")
@@ -45,9 +44,7 @@ def run(config: Config) -> Report:
 
     records = {(r["dims"], r["seed"]): r for r in folder.records()}
     plan = [(dims, config.seed + i) for i in range(config.seeds) for dims in config.dims]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = make_console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with make_progress() as progress:
         each = len(config.corruption)
         task = progress.add_task("", total=each * len(plan), completed=each * len(records))
         for dims, seed in plan:
@@ -74,8 +71,7 @@ def run(config: Config) -> Report:
     write_results(folder, report)
     console = make_console()
     console.print(summary_table(report))
-    files = ", ".join(sorted(file.name for file in path.iterdir()))
-    console.print(f"{path}: {files}", soft_wrap=True, highlight=False)
+    console.print(folder.listing(), soft_wrap=True, highlight=False)
     return report
 
 

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 import entropax
 from entropax.experiments import diffusion_initialisation
 from entropax.experiments.command_line import run_command
@@ -20,7 +18,7 @@ from entropax.experiments.diffusion_initialisation.report import (
 )
 from entropax.experiments.labelled_images import load_parts
 from entropax.experiments.run_folder import open_run
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 
 # Options that change no measurement: a finished run can be reported anew with them. Where the data
 # are is told by their checksums.
@@ -43,9 +41,7 @@ def run(config: Config) -> Report:
 
     records = {(r["std"], r["network"]): r for r in folder.records()}
     plan = [(std, number) for number in range(config.networks) for std in config.std]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = make_console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with make_progress() as progress:
         each = config.epochs + 1
         task = progress.add_task("", total=each * len(plan), completed=each * len(records))
         measure = build_measure(config, parts)
@@ -62,8 +58,7 @@ def run(config: Config) -> Report:
     console.print(initial_table(report))
     if report.correlations:
         console.print(correlation_table(report))
-    files = ", ".join(sorted(file.name for file in path.iterdir()))
-    console.print(f"{path}: {files}", soft_wrap=True, highlight=False)
+    console.print(folder.listing(), soft_wrap=True, highlight=False)
     return report
 
 

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 import entropax
 from entropax.experiments import diffusion_models
 from entropax.experiments.command_line import run_command
@@ -19,7 +17,7 @@ from entropax.experiments.diffusion_models.report import (
 )
 from entropax.experiments.diffusion_models.sources import Files, Trained
 from entropax.experiments.run_folder import open_run
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 
 # Options that change no measurement: a finished run can be reported anew with them. What the data
 # and the features are is told by their checksums.
@@ -43,9 +41,7 @@ def run(config: Config) -> Report:
 
     records = {(r["group"], r["model"]): r for r in folder.records()}
     left = [name for name in source.names if name not in records]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = make_console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with make_progress() as progress:
         task = progress.add_task("Models", total=len(source.names), completed=len(records))
         for (group, name), model in zip(left, source.models(left), strict=True):
             records[group, name] = {
@@ -62,8 +58,7 @@ def run(config: Config) -> Report:
     write_results(folder, report)
     console = make_console()
     console.print(correlation_table(report))
-    files = ", ".join(sorted(file.name for file in path.iterdir()))
-    console.print(f"{path}: {files}", soft_wrap=True, highlight=False)
+    console.print(folder.listing(), soft_wrap=True, highlight=False)
     return report
 
 

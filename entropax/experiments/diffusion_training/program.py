@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
 from entropax.experiments import diffusion_training
@@ -26,7 +25,7 @@ from entropax.experiments.diffusion_training.report import (
 )
 from entropax.experiments.labelled_images import Parts, load_parts
 from entropax.experiments.run_folder import RunFolder, open_run
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 
 # Where the data are; what they are is told by their checksums.
 _NOT_SETTINGS = ("run_dir", "data_dir", "path", "size")
@@ -53,8 +52,7 @@ def run(config: Config) -> Report:
     console = make_console()
     for network in config.networks:
         console.print(summary_table(report, network))
-    files = ", ".join(sorted(file.name for file in path.iterdir()))
-    console.print(f"{path}: {files}", soft_wrap=True, highlight=False)
+    console.print(folder.listing(), soft_wrap=True, highlight=False)
     return report
 
 
@@ -80,8 +78,7 @@ def _train(config: Config, images: Parts, folder: RunFolder) -> None:
     epochs = record_epochs(config)
     units = planned_units(config)
     left = [unit for unit in units if epochs[-1] not in found.get(unit, ())]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=make_console(stderr=True)) as progress:
+    with make_progress() as progress:
         done = sum(len(found.get(unit, ())) for unit in units)
         task = progress.add_task("Training", total=len(units) * len(epochs), completed=done)
         measure = build_measure(config, images) if left else None

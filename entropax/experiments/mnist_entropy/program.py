@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Int
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 import entropax
 from entropax import kernels
@@ -38,7 +38,7 @@ from entropax.experiments.mnist_entropy.report import (
     write_results,
 )
 from entropax.experiments.run_folder import RunFolder, open_run
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 
 # Options that change no measurement: a finished run can be reported anew with them.
 _OF_THE_REPORT = ("run_dir", "level", "resamples", "mesh", "workers")
@@ -62,8 +62,7 @@ def run(config: Config) -> Report:
     path = config.run_dir or Path("runs") / f"entropy-{config.data}-seed{config.seed}"
     folder = open_run(path, _settings(config, images))
     console = make_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=make_console(stderr=True)) as progress:
+    with make_progress() as progress:
         # Baselines need no selector, but the first one's kernel is what the figures show.
         needed = config.amounts.selectors if set(config.methods) - set(BASELINES) else 1
         selectors = [
@@ -78,7 +77,7 @@ def run(config: Config) -> Report:
         console.print(method_table(report, size))
     for size in config.set_size:
         console.print(correlation_table(report, size))
-    files = ", ".join(sorted(file.name for file in path.iterdir() if file.suffix != ".npy"))
+    files = ", ".join(sorted(file.name for file in folder.path.iterdir() if file.suffix != ".npy"))
     console.print(f"{path}: {files}", soft_wrap=True, highlight=False)
     return report
 

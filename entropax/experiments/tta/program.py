@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 import entropax
 from entropax import distributed
@@ -31,7 +32,7 @@ from entropax.experiments.shifted_images import (
     planned_splits,
     shifted_images,
 )
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 from entropax.experiments.tta.config import Config
 from entropax.experiments.tta.measure import build_adapter, build_observer, measure
 from entropax.experiments.tta.report import (
@@ -68,9 +69,7 @@ def run(config: Config) -> Report:
     path = config.run_dir or Path("runs") / f"tta-{config.data}-seed{config.seed}"
     folder = open_run(path, _settings(config, sets))
     console = make_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, TimeRemainingColumn(), console=make_console(stderr=True))
-    with bar as progress, watched(config) as sign:
+    with make_progress() as progress, watched(config) as sign:
         module, variables = _source_network(config, sets.train, folder, progress, mesh)
         adapter = build_adapter(config, module, variables, sets.validation)
         observe = build_observer(adapter, module, mesh)
@@ -155,6 +154,8 @@ def _source_network(
         ),
     )
     if mesh is not None:
+        # Devices of another kind round otherwise: what the first process has learnt is for all.
+        variables = multihost_utils.broadcast_one_to_all(variables)
         variables = distributed.replicate(variables, mesh)
     save_variables(checkpoint, variables)
     return module, variables

@@ -4,11 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from entropax.experiments import tta_ablations
 from entropax.experiments.command_line import run_command
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 from entropax.experiments.tta_ablations.config import Config
 from entropax.experiments.tta_ablations.phases import measure_phases
 from entropax.experiments.tta_ablations.report import (
@@ -36,9 +34,7 @@ def run(config: Config) -> Report:
     console = make_console()
     if config.ablation == "phases":
         observations, networks = prepared(benchmark)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        stderr = make_console(stderr=True)
-        with Progress(*columns, TimeRemainingColumn(), console=stderr) as progress:
+        with make_progress() as progress:
             splits = [split for split in observations.splits if split.family == "test"]
             task = progress.add_task("Tracking", total=len(networks) * len(splits))
             records = measure_phases(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 import entropax
 from entropax.experiments import tta_benchmark
@@ -20,7 +20,7 @@ from entropax.experiments.shifted_images import (
     planned_splits,
     target_split,
 )
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 from entropax.experiments.tta_benchmark.config import Config
 from entropax.experiments.tta_benchmark.networks import Network, load_published, train_or_restore
 from entropax.experiments.tta_benchmark.observations import Observations
@@ -52,7 +52,7 @@ def run(config: Config) -> Report:
     """
     observations, networks = measured(config)
     console = make_console()
-    with _progress() as progress:
+    with make_progress() as progress:
         task = progress.add_task("Estimating", total=len(networks) * len(config.adapters))
 
         done = itertools.count()
@@ -79,7 +79,7 @@ def run(config: Config) -> Report:
 def measured(config: Config) -> tuple[Observations, list[Network]]:
     """The observations of all that `config` names, made first where they are missing."""
     observations, networks = prepared(config)
-    with _progress() as progress:
+    with make_progress() as progress:
         calls = len(networks) * observations.groups() * (1 + len(config.adapters))
         task = progress.add_task("Measuring", total=calls)
 
@@ -107,7 +107,7 @@ def prepared(config: Config) -> tuple[Observations, list[Network]]:
         splits.append(target_split(config, sets.target))
     path = config.run_dir or Path("runs") / f"tta-benchmark-{config.data}"
     folder = open_run(path, _settings(config, sets))
-    with _progress() as progress:
+    with make_progress() as progress:
         networks = _networks(config, sets, folder, progress)
     return Observations(folder, config, sets, splits), networks
 
@@ -151,11 +151,6 @@ def _networks(
             )
             progress.advance(task)
     return networks
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=make_console(stderr=True))
 
 
 def main(args: Sequence[str] | None = None) -> None:

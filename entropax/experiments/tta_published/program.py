@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from flax.traverse_util import flatten_dict
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
 from entropax.distributed import replicate
@@ -29,7 +28,7 @@ from entropax.experiments.published_networks import (
     weights_checksum,
 )
 from entropax.experiments.run_folder import open_run
-from entropax.experiments.tables import csv_text, make_console
+from entropax.experiments.tables import csv_text, make_console, make_progress
 from entropax.experiments.tta_published.config import Config
 from entropax.experiments.tta_published.measure import Shift, batches, compile_adapter, measure
 from entropax.experiments.tta_published.report import (
@@ -70,10 +69,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         network = network._replace(variables=replicate(network.variables, mesh))
     compiled = compile_adapter(network, config, mesh)
     done = {(record["name"], record["severity"]) for record in folder.records()}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = make_console(stderr=True)
-    bar = Progress(*columns, TimeRemainingColumn(), console=console)
-    with bar as progress, watched(config) as sign:
+    with make_progress() as progress, watched(config) as sign:
         total = sum(batches(len(shift.folder), config) for shift in shifts)
         task, number = progress.add_task("Batches", total=total), itertools.count()
         for shift in shifts:
@@ -99,8 +95,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         lines = remarks(curve, rows)
     console = make_console()
     console.print(results_table(config, rows))
-    files = ", ".join(sorted(file.name for file in path.iterdir()))
-    for line in (*lines, f"peak memory {peak_memory()}", f"{path}: {files}"):
+    for line in (*lines, f"peak memory {peak_memory()}", folder.listing()):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return rows
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
 from entropax.data import ImageSet, corruptions
@@ -17,7 +16,7 @@ from entropax.experiments import tta_streams
 from entropax.experiments.command_line import run_command
 from entropax.experiments.run_folder import RunFolder, open_run
 from entropax.experiments.shifted_images import ShiftOptions, checksum, load_sets
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 from entropax.experiments.tta_benchmark.measure import fisher_information
 from entropax.experiments.tta_benchmark.networks import Network, train_or_restore
 from entropax.experiments.tta_streams.config import Config
@@ -58,9 +57,7 @@ def run(config: Config) -> Report:
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OMITTED}
     settings["checksums"] = [checksum(each) for each in (sets.train, sets.validation, sets.test)]
     folder = open_run(path, settings | {"entropax": entropax.__version__})
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = make_console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with make_progress() as progress:
         total = len(config.networks) * len(config.seeds)
         training = progress.add_task("Training", total=total)
         following = progress.add_task(

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,17 @@ class Weights:
     Args:
       config: which files, and which data.
       mesh: the devices among which batches of a folder are split; None for one.
+      on_batch: called with what has been done, after every batch of a folder.
     """
 
-    def __init__(self, config: Config, *, mesh: Mesh | None = None) -> None:
-        self.config, self.mesh = config, mesh
+    def __init__(
+        self,
+        config: Config,
+        *,
+        mesh: Mesh | None = None,
+        on_batch: Callable[[str], None] = lambda done: None,
+    ) -> None:
+        self.config, self.mesh, self.on_batch = config, mesh, on_batch
         self.paths = {network_name(path): path for path in config.weights}
         if len(self.paths) < len(config.weights):
             raise ValueError(f"`weights` must have different names, got {config.weights}.")
@@ -178,6 +186,7 @@ class Weights:
             places = batch.places[batch.where]
             logits[places] = np.asarray(apply_fn(variables, batch.x))[batch.where]
             readable[places] = True
+            self.on_batch(f"a batch of {folder.root}")
         if not readable.any():
             raise ValueError(f"{folder.root}: none of the {len(rows)} images can be read.")
         classes = np.unique(folder.labels)

@@ -39,7 +39,8 @@ class Config(DataOptions, InputOptions, DeviceOptions):
     checkpoints: tuple[Path, ...] = ()
     """Folders of variables of --module, one a model, for the test images of --data."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What to do with a file that is broken or holds NaN, and with an image that cannot be read."""
+    """What to do with a file that is broken or holds NaN, and with an image that cannot be read.
+    With --multihost only images are left out."""
 
     networks: tuple[str, ...] = ()
     """Networks to train if no models are given; by default all."""

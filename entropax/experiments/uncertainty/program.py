@@ -3,15 +3,15 @@
 import contextlib
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import entropax
-from entropax.distributed import is_loss
 from entropax.experiments import uncertainty
 from entropax.experiments.command_line import run_command
 from entropax.experiments.device_options import (
@@ -22,7 +22,7 @@ from entropax.experiments.device_options import (
 )
 from entropax.experiments.published_networks import InputOptions
 from entropax.experiments.run_folder import RunFolder, open_run
-from entropax.experiments.tables import make_console
+from entropax.experiments.tables import make_console, make_progress
 from entropax.experiments.uncertainty.classifiers import Checkpoints, Trained, Weights
 from entropax.experiments.uncertainty.config import Config
 from entropax.experiments.uncertainty.measure import difference, measure
@@ -62,21 +62,31 @@ def run(config: Config, *, source: Source | None = None) -> Report:
     """
     mesh = open_devices(config)
     path = config.run_dir or Path("runs") / f"uncertainty-{_of_what(config)}-seed{config.seed}"
-    if source is None and config.outputs is not None:
-        source = Files(config.outputs)
-    elif source is None and config.weights:
-        source = Weights(config, mesh=mesh)
-    elif source is None and config.checkpoints:
-        source = Checkpoints(config)
-    elif source is None:
-        source = Trained(config, path / "networks")
+    path = path.expanduser()
+    with watched(config) as sign:
+        source = source or _source(config, path, mesh, sign)
+        return _report(config, source, path, sign)
+
+
+def _source(config: Config, path: Path, mesh: Mesh | None, sign: Callable[[str], None]) -> Source:
+    """The models that the options name."""
+    if config.outputs is not None:
+        return Files(config.outputs)
+    if config.weights:
+        return Weights(config, mesh=mesh, on_batch=sign)
+    if config.checkpoints:
+        return Checkpoints(config)
+    return Trained(config, path / "networks")
+
+
+def _report(config: Config, source: Source, path: Path, sign: Callable[[str], None]) -> Report:
+    """Measure what has not been measured yet, write and print."""
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OMITTED}
     if not isinstance(source, Trained):
         settings = {k: v for k, v in settings.items() if k not in ("data", "max_train", "epochs")}
     settings |= {**source.settings, "entropax": entropax.__version__}
     folder = open_run(path, settings)
-
-    records, skipped = _measure_all(config, source, folder)
+    records, skipped = _measure_all(config, source, folder, sign)
     if not records:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
         raise ValueError(f"None of the {len(source.names)} models could be measured. {reasons}")
@@ -86,7 +96,7 @@ def run(config: Config, *, source: Source | None = None) -> Report:
     write_results(folder, report)
     if config.compat == "reference":
         folder.write("published.csv", published_csv(records))
-    _show(report, path)
+    _show(report, folder)
     return report
 
 
@@ -101,16 +111,13 @@ def _of_what(config: Config) -> str:
 
 
 def _measure_all(
-    config: Config, source: Source, folder: RunFolder
+    config: Config, source: Source, folder: RunFolder, sign: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Records of all models in the order of the source, and why some have none."""
     known = {record["model"]: record for record in folder.records()}
     first = _first_standing(source, known)
     records, skipped = [], {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = make_console(stderr=True)
-    bar = Progress(*columns, TimeRemainingColumn(), console=console)
-    with bar as progress, watched(config) as sign:
+    with make_progress() as progress:
         for number, name in enumerate(progress.track(source.names, description="Models")):
             end_if_preempted(number)
             sign(f"the models before {name}")
@@ -133,7 +140,8 @@ def _measure_all(
                         record["published"] = published_row(config, name, outputs)
                     folder.append(record)
             except ValueError as error:
-                if config.on_error == "stop" or is_loss(error):
+                # One of several processes may be alone with it, and cannot go on by itself.
+                if config.on_error == "stop" or jax.distributed.is_initialized():
                     raise
                 skipped[name] = str(error)
             else:
@@ -179,13 +187,12 @@ def _compare(config: Config, source: Source, report: Report) -> Comparison | Non
     return Comparison(first, second, *map(float, numbers))
 
 
-def _show(report: Report, path: Path) -> None:
+def _show(report: Report, folder: RunFolder) -> None:
     console: Console = make_console()
     console.print(ranking_table(report))
     for line in summary(report):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    files = ", ".join(sorted(file.name for file in path.iterdir()))
-    console.print(f"{path}: {files}", soft_wrap=True, highlight=False, markup=False)
+    console.print(folder.listing(), soft_wrap=True, highlight=False, markup=False)
 
 
 def main(args: Sequence[str] | None = None) -> None:
