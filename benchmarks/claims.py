@@ -8,7 +8,8 @@ is a plain dictionary, kept under `claims` in the results:
 - `clock`: "cpu", seconds of all threads, or "wall";
 - `ours` and `theirs`: median, quartiles and number of samples; `peer`: whose `theirs` are;
 - `ratio`: how many times as good as the peer we are;
-- `first`: seconds to the first result, compilation included, None where it was not measured;
+- `first`: seconds by the clock to the first result, compilation included, None where it was not
+  measured;
 - `work`, `floor`, `bound` and `fraction`: see `floors`; or `no_floor`, the reason.
 """
 
@@ -65,6 +66,12 @@ def _seconds_from_rates(found: Quartiles) -> dict[str, float]:
     }
 
 
+def _ratio(ours: float, theirs: float, unit: str) -> float | None:
+    """How many times as good ours is; None beside a peer whose value is nothing at all."""
+    more, less = (ours, theirs) if unit == "kills survived" else (theirs, ours)
+    return more / less if less else None
+
+
 def claim(
     area: str,
     name: str,
@@ -78,10 +85,7 @@ def claim(
     clock: str = "cpu",
     unit: str = "s",
 ) -> dict[str, Any]:
-    ratio = None
-    if theirs is not None:
-        ratio = theirs["median"] / ours["median"]
-        ratio = 1 / ratio if unit == "kills survived" else ratio
+    ratio = None if theirs is None else _ratio(ours["median"], theirs["median"], unit)
     return {
         "area": area,
         "name": name,
@@ -112,9 +116,9 @@ def with_floor(claim: dict[str, Any], rates: Mapping[str, Rates]) -> dict[str, A
     }
 
 
-def _first(row: Results, clock: str) -> float:
-    """Seconds to the first result of a side of `harness.timings`."""
-    return row[f"compile_{clock}"] + row[clock]["median"]
+def _first(row: Results) -> float:
+    """Seconds by the clock to the first result of a side of `harness.timings`."""
+    return row["compile_seconds"] + row["seconds"]["median"]
 
 
 def tta_stream(content: Results) -> Iterator[dict[str, Any]]:
@@ -160,7 +164,7 @@ def tta_table(content: Results) -> Iterator[dict[str, Any]]:
             single(found[peer][clock]),
             peer,
             work=work,
-            first=mine["compile_cpu_seconds"] + mine["cpu_seconds"],
+            first=mine["compile_seconds"] + mine["seconds"],
         )
 
 
@@ -180,7 +184,7 @@ def resnet50_step(content: Results) -> Iterator[dict[str, Any]]:
                 rows[peer]["cpu_seconds"],
                 peer,
                 work=works[what],
-                first=_first(rows["entropax"], "cpu_seconds"),
+                first=_first(rows["entropax"]),
             )
 
 
@@ -199,7 +203,7 @@ def ntk(content: Results) -> Iterator[dict[str, Any]]:
             sides[peer]["cpu_seconds"],
             peer,
             work=Work(flops=sum(result["floor"]["operations"].values())),
-            first=_first(mine, "seconds"),
+            first=_first(mine),
         )
 
 
@@ -219,18 +223,15 @@ def selection(content: Results) -> Iterator[dict[str, Any]]:
         for row in rows:
             found.setdefault(row["method"], row)
         for method in ("greedy, order 1", "greedy, order 2"):
-            by_spectrum = method == "greedy, order 1"
+            work = floors.greedy_work(pool, size, by_spectrum=method == "greedy, order 1")
             yield claim(
                 "Selection",
                 f"{size} of {pool:,} digits, {method}",
                 measured(found[method]),
                 measured(found[peer]),
                 f"{peer} random sets, whose entropy is lower",
-                # Either begins with the best of all pairs, for which the kernel is read once.
-                work=Work(
-                    flops=floors.greedy_flops(pool, size) if by_spectrum else 0,
-                    bytes=4 * pool**2,
-                ),
+                work=work,
+                no_floor=None if work else "no products, and a kernel that fits the caches",
                 first=found[method].get("first_seconds"),
                 clock="cpu" if "cpu_seconds" in found[method] else "wall",
             )
@@ -294,7 +295,7 @@ def diffusion(content: Results) -> Iterator[dict[str, Any]]:
                 sides["dse-dsmi, t = 1"]["cpu_seconds"],
                 "dse-dsmi",
                 work=work,
-                first=_first(sides[side], "cpu_seconds"),
+                first=_first(sides[side]),
             )
 
 
@@ -311,7 +312,6 @@ def diffusion_large(content: Results) -> Iterator[dict[str, Any]]:
             work=floors.quadrature_work(
                 row["n"], row["d"], columns=columns, steps=row["num_steps"], stored=False
             ),
-            first=row["cpu_seconds"],
         )
 
 
@@ -331,7 +331,7 @@ def uncertainty(content: Results) -> Iterator[dict[str, Any]]:
                 sides[peer]["cpu_seconds"],
                 f"{peer} ({some[peer]} alone)" if peer in some else peer,
                 work=Work(sorted=n),
-                first=_first(mine, "cpu_seconds"),
+                first=_first(mine),
             )
     if "bootstrap" in results:
         sides = results["bootstrap"]["sides"]
@@ -344,8 +344,8 @@ def uncertainty(content: Results) -> Iterator[dict[str, Any]]:
                 sides[side]["cpu_seconds"],
                 theirs if both else None,
                 "NumPy, resample and sort, 100 times ten" if both else "none for one alone",
-                work=Work(random=n * replicates),
-                first=_first(sides[side], "cpu_seconds"),
+                work=Work(random=n * replicates / 2),  # 16 bits are enough to draw one of n
+                first=_first(sides[side]),
             )
     if "temperature" in results:
         sides = results["temperature"]["sides"]
@@ -363,7 +363,7 @@ def uncertainty(content: Results) -> Iterator[dict[str, Any]]:
                 peer,
                 work=work,
                 no_floor=None if work else "the number of passes was not recorded",
-                first=_first(mine, "cpu_seconds"),
+                first=_first(mine),
             )
     if "memory" in results:
         sides = results["memory"]["sides"]
@@ -465,5 +465,6 @@ def spread(claim: Mapping[str, Any], quantity: str) -> tuple[float, float]:
     ours, theirs = claim["ours"], claim["theirs"]
     if quantity == "fraction":
         return claim["floor"] / ours["quartile_3"], claim["floor"] / ours["quartile_1"]
-    low, high = theirs["quartile_1"] / ours["quartile_3"], theirs["quartile_3"] / ours["quartile_1"]
-    return (1 / high, 1 / low) if claim["unit"] == "kills survived" else (low, high)
+    if claim["unit"] == "kills survived":
+        ours, theirs = theirs, ours
+    return theirs["quartile_1"] / ours["quartile_3"], theirs["quartile_3"] / ours["quartile_1"]

@@ -5,7 +5,8 @@
 OLD and NEW are results files or folders of them. Seconds of two days say little, as the machine may
 have been busy: a ratio is of two sides that took turns, a fraction of a floor measured in the same
 run. A change counts when it is larger than the threshold and the ranges between the quartiles do
-not meet. The exit code is 1 if anything has become worse, and 2 if there is nothing to compare.
+not meet; times of a single run have no range, and a larger change of these is called "unsure". The
+exit code is 1 if anything has become worse, and 2 if there is nothing to compare.
 """
 
 import argparse
@@ -29,7 +30,7 @@ class Change(NamedTuple):
       quantity: "ratio" or "fraction"; larger is better.
       old: before.
       new: after.
-      verdict: "worse", "better" or "same".
+      verdict: "worse", "better", "unsure" or "same".
     """
 
     name: str
@@ -54,6 +55,12 @@ def verdict(
     return "same"
 
 
+def timed_once(claim: Mapping[str, Any], quantity: str) -> bool:
+    """Whether a time behind the quantity is of a single run, whose chance nobody knows."""
+    sides = (claim["ours"], claim["theirs"]) if quantity == "ratio" else (claim["ours"],)
+    return claim["unit"] == "s" and any(side["samples"] == 1 for side in sides)
+
+
 def changes(
     old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], *, threshold: float
 ) -> list[Change]:
@@ -67,9 +74,10 @@ def changes(
                 continue
             pair = before[quantity], after[quantity]
             ranges = claims.spread(before, quantity), claims.spread(after, quantity)
-            found.append(
-                Change(before["name"], quantity, *pair, verdict(*pair, *ranges, threshold))
-            )
+            word = verdict(*pair, *ranges, threshold)
+            if word != "same" and any(timed_once(claim, quantity) for claim in (before, after)):
+                word = "unsure"
+            found.append(Change(before["name"], quantity, *pair, word))
     return found
 
 
@@ -80,10 +88,14 @@ def only_in(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, An
 
 
 def table(found: Sequence[Change]) -> str:
-    """Markdown: what is worse, what is better, then the rest."""
-    order = ("worse", "better", "same")
+    """Markdown: what is worse, what is better, what may be, then the rest."""
+    order = ("worse", "better", "unsure", "same")
+
+    def share(change: Change) -> str:
+        return f"{change.new / change.old - 1:+.0%}" if change.old else ""
+
     rows = [
-        [c.verdict, c.name, c.quantity, f"{c.old:.3g}", f"{c.new:.3g}", f"{c.new / c.old - 1:+.0%}"]
+        [c.verdict, c.name, c.quantity, f"{c.old:.3g}", f"{c.new:.3g}", share(c)]
         for c in sorted(found, key=lambda change: order.index(change.verdict))
     ]
     return harness.markdown(("", "claim", "quantity", "old", "new", "change"), rows)

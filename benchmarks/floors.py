@@ -74,6 +74,10 @@ def floor(work: Work, rates: Rates) -> tuple[float, str]:
     return max(parts)
 
 
+# Bytes that may stay in the caches of a processor: more than most have.
+CACHES = 2**26
+
+
 class Layer(NamedTuple):
     """A convolution or a dense layer as a product of matrices, for one example.
 
@@ -203,10 +207,18 @@ def temperature_work(n: int, c: int, *, passes: int) -> Work:
     return Work(exponentials=passes * n * c, bytes=4 * passes * n * c)
 
 
-def greedy_flops(pool: int, size: int) -> int:
-    """Greedy choice of `size` of `pool` examples by the spectrum of what is chosen and each other.
+def greedy_work(pool: int, size: int, *, by_spectrum: bool) -> Work | None:
+    """Greedy choice of `size` of `pool` examples.
 
-    With k chosen, the border of every other one is taken into the eigenvectors of the k: a product
-    of k x k by k x (pool - k). Finding the eigenvalues after that is not counted.
+    It begins with the best of all pairs, for which the kernel is read once; unless the kernel fits
+    the caches that is counted. By the spectrum of what is chosen and each other: with k chosen, the
+    border of every other one is taken into the eigenvectors of the k, a product of k x k by
+    k x (pool - k). Finding the eigenvalues after that is not counted.
+
+    Returns:
+      The work; None where nothing of it is counted.
     """
-    return sum(2 * k**2 * (pool - k) for k in range(1, size))
+    kernel = 4 * pool**2
+    flops = sum(2 * k**2 * (pool - k) for k in range(1, size)) if by_spectrum else 0
+    work = Work(flops=flops, bytes=kernel if kernel > CACHES else 0)
+    return work if any(work) else None

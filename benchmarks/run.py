@@ -6,7 +6,8 @@
 
 PATH is the interpreter of an environment in which the peer is installed; benchmarks/README.md says
 how to make them. What lacks its peer is left out, and says so. `--take-over` runs nothing: results
-that are there keep their date, and get claims and floors by rates that are measured now.
+that are there keep their date and rates, and get claims and floors as these are told today; what
+has no rates is told by those that are measured now.
 """
 
 import argparse
@@ -106,11 +107,12 @@ def command(
 
 
 def take_over(folder: str | None) -> None:
-    """Give claims to the results that have none, by the rates of today."""
+    """Tell the claims of the results that are there anew."""
     for path in sorted(harness.RESULTS.glob("*.json")):
         content = json.loads(path.read_text())
-        if claims.known(path.stem) and "claims" not in content:
-            found = harness.with_claims(path.stem, content, harness.rates_here(folder))
+        if claims.known(path.stem):
+            rates = content.get("rates") or harness.rates_here(folder)
+            found = harness.with_claims(path.stem, content, rates)
             path.write_text(json.dumps(found, indent=2) + "\n")
             print(f"{path.stem}: the run of {content['date']}")
 
@@ -122,7 +124,7 @@ def main() -> int:
     parser.add_argument("--folder", help="photographs in folders by class, for image_folder")
     parser.add_argument("--data-dir", help="where MNIST is prepared, for tta_table")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
-    parser.add_argument("--take-over", action="store_true", help="claims for old results alone")
+    parser.add_argument("--take-over", action="store_true", help="claims of old results alone")
     parser.add_argument("--page", action="store_true", help="only write docs/performance.md")
     options = parser.parse_args()
     if unknown := set(options.names) - set(PROGRAMS):

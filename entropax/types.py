@@ -31,6 +31,27 @@ class Batch(NamedTuple):
     where: Bool[Array, " b"]
 
 
+def fill_padding(
+    x: PyTree[Shaped[Array, "n ..."]], where: Bool[Array, " n"]
+) -> PyTree[Shaped[Array, "n ..."]]:
+    """Copies of the first real example in the place of padding, which may hold anything.
+
+    Every network can digest them: of NaN or infinity the weight 0 would be NaN. Where no example is
+    real, zeros.
+
+    >>> fill_padding(jnp.array([jnp.nan, 2.0, 3.0]), jnp.array([False, True, True])).tolist()
+    [2.0, 2.0, 3.0]
+    """
+    first, some = jnp.argmax(where, keepdims=True), jnp.any(where)
+
+    def fill(leaf: Array) -> Array:
+        rows = where.reshape((-1,) + (1,) * (leaf.ndim - 1))
+        # An index that is no number: of rows that are split over devices one row is sent, not all.
+        return jnp.where(rows, leaf, jnp.where(some, leaf[first], 0))
+
+    return jax.tree.map(fill, x)
+
+
 def forward(apply_fn: ApplyFn) -> Callable[[Variables, Batch], Float[Array, "b c"]]:
     """Turn `apply_fn(variables, x)` or `apply_fn(variables, x, where=...)` into a map on batches.
 
@@ -51,11 +72,7 @@ def forward(apply_fn: ApplyFn) -> Callable[[Variables, Batch], Float[Array, "b c
                 "A step takes one Batch(x, where) with x [b, ...] and a boolean where [b], got "
                 f"{jax.tree.map(jnp.shape, batch)}."
             )
-        rows = batch.where.reshape((-1,) + (1,) * (batch.x.ndim - 1))
-        # An index that is no number: of rows that are split over devices one row is sent, not all.
-        chosen = batch.x[jnp.argmax(batch.where, keepdims=True)]
-        first = jnp.where(jnp.any(batch.where), chosen, 0)
-        x = jnp.where(rows, batch.x, first)
+        x = fill_padding(batch.x, batch.where)
         logits = apply_fn(variables, x, **({"where": batch.where} if takes_where else {}))
         if not isinstance(logits, jax.Array) or logits.ndim != 2 or len(logits) != len(x):
             raise ValueError(

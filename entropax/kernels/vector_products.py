@@ -12,7 +12,7 @@ from entropax.distributed import AnyMesh, data_axis, mesh_of
 from entropax.kernels.base import check_equal_shares, num_examples, on_shares
 from entropax.kernels.ntk import check_outputs, differentiated, one_example
 from entropax.parameters import PathPredicate
-from entropax.types import ApplyFn, Array, Params
+from entropax.types import ApplyFn, Array, Params, fill_padding
 
 
 def ntk_vector_product(
@@ -46,8 +46,8 @@ def ntk_vector_product(
       batch_size: examples at a time, on each device.
       mesh: devices among which the examples are split, along the mesh's first axis; by default
         those that they lie on.
-      where: `[n]` False for examples that only fill up the shape; their rows and columns of the
-        kernel are 0.
+      where: `[n]` False for examples that only fill up the shape and may hold anything; their rows
+        and columns of the kernel are 0.
 
     Returns:
       A linear function, to be compiled by the caller.
@@ -86,6 +86,8 @@ def ntk_vector_product(
         real = (jnp.arange(num_blocks * size) < share_size).reshape(num_blocks, size)
         return jax.tree.map(blocks, x), (blocks(where) & real)[..., None]
 
+    if where is not None:
+        x = fill_padding(jax.tree.map(jnp.asarray, x), jnp.asarray(where))
     real = jnp.ones(n, bool) if where is None else where
     x_blocks, real_blocks = on_shares(cut, mesh)(None, x, real)
 

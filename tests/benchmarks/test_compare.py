@@ -46,6 +46,22 @@ def test_more_kills_survived_are_better():
     assert low < made["ratio"] < high
 
 
+@pytest.mark.parametrize(("ours", "theirs", "ratio"), [(50, 0, None), (0, 15, 0), (0, 0, None)])
+def test_no_kill_survived(tmp_path, ours, theirs, ratio):
+    made = claim(ours=ours, theirs=theirs, unit="kills survived", no_floor="not a time")
+    assert made["ratio"] == ratio
+    old, new = write(tmp_path / "old.json", made), write(tmp_path / "new.json", made)
+    assert compare.main([str(old), str(new)]) == (2 if ratio is None else 0)
+
+
+def test_a_single_run_gives_no_verdict(tmp_path, capsys):
+    made = {ours: claim(work=SORT, ours=ours) for ours in (2.0, 3.0)}
+    made[3.0]["ours"] = claims.single(3.0)
+    old, new = (write(tmp_path / f"{ours}.json", each) for ours, each in made.items())
+    assert compare.main([str(old), str(new)]) == 0
+    assert capsys.readouterr().out.count("| unsure | a sort |") == 2
+
+
 @pytest.mark.parametrize(
     ("ours", "verdict", "code"),
     [(2.0, "same", 0), (2.1, "same", 0), (3.0, "worse", 1), (1.4, "better", 0)],

@@ -71,7 +71,9 @@ def test_entropies_by_hand():
     assert free == floors.Work(flops=7 * 18 + 2 * 9 * 5 * 7, exponentials=7 * 4.5)
     assert floors.information_work(4, 3, 2) == floors.Work(flops=216, exponentials=18)
     assert floors.temperature_work(5, 2, passes=3) == floors.Work(bytes=120, exponentials=30)
-    assert floors.greedy_flops(5, 3) == 2 * 4 + 2 * 4 * 3
+    assert floors.greedy_work(5, 3, by_spectrum=True) == floors.Work(flops=2 * 4 + 2 * 4 * 3)
+    assert floors.greedy_work(5, 3, by_spectrum=False) is None
+    assert floors.greedy_work(5000, 3, by_spectrum=False) == floors.Work(bytes=4 * 5000**2)
 
 
 def test_floor_is_the_largest_part():

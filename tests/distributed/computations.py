@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from entropax import diffusion, distributed, kernels, selection, spectra
+from entropax.types import fill_padding
 
 N, REAL = 48, 45  # examples, of which the last three only fill up the shape
 
@@ -31,7 +32,7 @@ def pool(seed=0, n=N):
     shapes = {"conv": (3, 3, 1, 4), "dense": (36, 8), "head": (8, 3)}
     params = {name: rng.standard_normal(shape, np.float32) / 3 for name, shape in shapes.items()}
     x = rng.standard_normal((n, 6, 6, 1), np.float32)
-    x[REAL:N] = 1e3
+    x[REAL:N] = np.nan
     return params, x, np.arange(n) % N < REAL
 
 
@@ -60,7 +61,7 @@ def pool_kernel(mesh):
         found[name] = everywhere(lambda *xs, kernel=kernel: kernel(*xs[:2], where=xs[2]), mesh)(
             params, x, where
         )
-    found["gram"] = kernels.gram(kernels.ntk(network), params, x, tile_size=20)
+    found["gram"] = kernels.gram(kernels.ntk(network), params, fill_padding(x, where), tile_size=20)
     return found
 
 

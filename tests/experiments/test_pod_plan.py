@@ -148,6 +148,27 @@ def test_one_device_sends_nothing():
     assert predict(Work(flops=1e12), rates).total == 1
 
 
+def test_one_device_alone_sends_nothing():
+    for row in make_plan(pod_plan.Config(chips=1)):
+        work = row.work
+        assert work.reduced == work.passed == work.exchanged == work.collectives == 0, row.name
+
+
+@pytest.mark.parametrize(
+    ("options", "images"), [({}, 2048), ({"chip": "v5p"}, 4096), ({"chips": 1}, 8)]
+)
+def test_images_of_the_hosts(options, images):
+    assert make_plan(pod_plan.Config(**options))[-1].name.endswith(f", {images:,} images")
+
+
+def test_too_little_memory_is_marked(capsys):
+    pod_plan.run(pod_plan.Config(chips=4))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[4] for line in lines if "NTK of" in line and "ring" in line] == [
+        "38.1, too much for 16"
+    ]
+
+
 def test_rates_agree_with_what_is_published_of_a_pod():
     """400 GB/s a chip in both directions over all links, and 1.6 TB/s through the middle."""
     chip = CHIPS["v5e"]
@@ -179,11 +200,18 @@ def test_a_better_chip_is_faster():
         assert other.seconds.total < one.seconds.total
 
 
-def test_wrong_numbers_end_with_a_sentence(capsys):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--chips", "0"], "must be positive, got 0"),
+        (["--images-per-host", "12"], "12 images of a host cannot be shared equally among its 8"),
+    ],
+)
+def test_wrong_numbers_end_with_a_sentence(capsys, words, said):
     with pytest.raises(SystemExit) as ended:
-        pod_plan.main(["--chips", "0"])
+        pod_plan.main(words)
     assert ended.value.code == 2
-    assert "must be positive, got 0" in capsys.readouterr().err
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_predictions_are_compared_on_simulated_devices():

@@ -12,8 +12,8 @@ class Config:
     """Of which kind."""
     chips: int = 256
     """How many."""
-    chips_per_host: int = 8
-    """Chips that share a host: 8 of v5e, 4 of v5p and on GKE."""
+    chips_per_host: int | None = None
+    """Chips that share a host; by default 8 of v5e and 4 of v5p. Nodes of GKE have 4 of either."""
     images_per_host: int = 64
     """Images of a step of adaptation that each host brings."""
     share: float = 0.5

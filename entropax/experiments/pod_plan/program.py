@@ -56,10 +56,10 @@ def run(config: Config) -> Report:
     Raises:
       ValueError: a number that cannot be.
     """
-    if min(config.chips, config.chips_per_host, config.images_per_host, *config.devices) < 1:
+    given = (config.chips, _chips_per_host(config), config.images_per_host, *config.devices)
+    if min(given) < 1:
         raise ValueError(
-            "Numbers of chips, images and devices must be positive, got "
-            f"{config.chips}, {config.chips_per_host}, {config.images_per_host}, {config.devices}."
+            f"Numbers of chips, images and devices must be positive, got {min(given)}."
         )
     if config.check:
         found = {devices: on_simulated_devices(devices) for devices in config.devices}
@@ -68,16 +68,29 @@ def run(config: Config) -> Report:
         print(f"{_rates_table(rates)}\n\n{_comparison_table(comparisons)}")
         return Report([], rates, comparisons)
     rows = make_plan(config)
-    print(_plan_table(rows))
+    print(_plan_table(rows, CHIPS[config.chip].memory))
     return Report(rows, {}, [])
 
 
+def _chips_per_host(config: Config) -> int:
+    return CHIPS[config.chip].per_host if config.chips_per_host is None else config.chips_per_host
+
+
 def make_plan(config: Config) -> list[Row]:
-    """The work of a chip, and its time, for every computation."""
-    chip, devices = CHIPS[config.chip], config.chips
+    """The work of a chip, and its time, for every computation.
+
+    Raises:
+      ValueError: the images of a step cannot be shared equally among the chips.
+    """
+    chip, devices, per_host = CHIPS[config.chip], config.chips, _chips_per_host(config)
+    if config.images_per_host % per_host:
+        raise ValueError(
+            f"{config.images_per_host} images of a host cannot be shared equally among its "
+            f"{per_host} chips; take a multiple."
+        )
     float32 = rates_of(chip, devices, share=config.share)
     bfloat16 = rates_of(chip, devices, share=config.share, passes=1)
-    images = config.images_per_host * devices // config.chips_per_host
+    images = config.images_per_host // per_host * devices
     calls, products = plan.lanczos()
 
     mnist = _mnist()
@@ -135,14 +148,17 @@ def _markdown(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|-" * len(columns) + "|", *lines[1:]])
 
 
-def _plan_table(rows: list[Row]) -> str:
+def _plan_table(rows: list[Row], memory: float) -> str:
     columns = ["computation", "TFLOP a chip", "traffic GB", "sent GB", "memory GB"]
     columns += ["compute s", "traffic s", "sending s", "latency s", "together s"]
     cells = []
     for name, work, seconds in rows:
         sent = work.reduced + work.passed + work.exchanged
         numbers = [work.flops / 1e12, work.traffic / 1e9, sent / 1e9, work.memory / 1e9]
-        cells.append([name, *(f"{number:.3g}" for number in (*numbers, *seconds, seconds.total))])
+        line = [name, *(f"{number:.3g}" for number in (*numbers, *seconds, seconds.total))]
+        if work.memory > memory:
+            line[4] += f", too much for {memory / 1e9:.3g}"
+        cells.append(line)
     return _markdown(columns, cells)
 
 

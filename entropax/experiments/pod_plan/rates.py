@@ -13,6 +13,7 @@ class Chip(NamedTuple):
       link: bytes a second over one link in one direction.
       dimensions: of the torus of links: a chip has two for each.
       elementwise: exponentials a second.
+      per_host: chips that share a host.
     """
 
     flops: float
@@ -21,11 +22,12 @@ class Chip(NamedTuple):
     link: float
     dimensions: int
     elementwise: float
+    per_host: int
 
 
 CHIPS: dict[str, Chip] = {
-    "v5e": Chip(197e12, 16e9, 819e9, 45e9, 2, 1e11),
-    "v5p": Chip(459e12, 95e9, 2765e9, 90e9, 3, 2e11),
+    "v5e": Chip(197e12, 16e9, 819e9, 45e9, 2, 1e11, 8),
+    "v5p": Chip(459e12, 95e9, 2765e9, 90e9, 3, 2e11, 4),
 }
 """Peak, memory and its bandwidth are of the pages "TPU v5e" and "TPU v5p" of Google's Cloud TPU
 documentation (2026), which also name 400 and 1200 GB/s for all links of a chip in both directions:

@@ -14,6 +14,11 @@ SUMS, SUM_BYTES = 3, 2100
 BLOCK = 128
 
 
+def _among(devices: int, work: Work) -> Work:
+    """The work of one of several devices; one that is alone sends nothing."""
+    return work if devices > 1 else work._replace(reduced=0, passed=0, exchanged=0, collectives=0)
+
+
 def tangent_kernel(
     n: int,
     network: Network,
@@ -49,15 +54,16 @@ def tangent_kernel(
     made = n / devices * (1 + 2 * outputs) * network.flops
     whole = n / devices * n * features.flops
     if layout == "ring":
-        return Work(
+        work = Work(
             flops=made + whole * (1 + steps) / devices,
             traffic=(1 + 2 * steps) * own + rows,
             passed=steps * own,
-            exchanged=rows / 2 if steps else 0,
+            exchanged=rows / 2,
             collectives=2 * steps,
             memory=3 * own + rows,
         )
-    return Work(
+        return _among(devices, work)
+    work = Work(
         flops=made + whole,
         traffic=2 * own + 2 * rows * devices,
         # To scatter the sums is one of the two rounds in which all devices would have them.
@@ -66,6 +72,7 @@ def tangent_kernel(
         collectives=2,
         memory=2 * own + 2 * rows,
     )
+    return _among(devices, work)
 
 
 def lanczos(*, deflated: int = 16, probes: int = 16, steps: int = 20) -> tuple[int, int]:
@@ -87,13 +94,14 @@ def tangent_products(
     gradients = outputs * products * network.parameters * FLOAT32
     basis = n / devices * products * FLOAT32
     block = 2 * min(BLOCK, n / devices) * vectors * network.outputs * FLOAT32
-    return Work(
+    work = Work(
         flops=n / devices * operations,
         traffic=2 * gradients + basis,
         reduced=gradients,
         collectives=outputs * calls,
         memory=2 * vectors * network.parameters * FLOAT32 + basis + block,
     )
+    return _among(devices, work)
 
 
 def diffusion_entropy(n: int, d: int, devices: int, *, calls: int, products: int) -> Work:
@@ -105,7 +113,7 @@ def diffusion_entropy(n: int, d: int, devices: int, *, calls: int, products: int
     passes = 1 + calls
     sums = 2 * n * (products + 2) * FLOAT32
     vectors = products / calls
-    return Work(
+    work = Work(
         flops=(passes * n**2 * d + 2 * n**2 * products) / devices,
         traffic=passes * n * d * FLOAT32 + 3 * sums,
         elementwise=passes * n**2 / 2 / devices,
@@ -113,6 +121,7 @@ def diffusion_entropy(n: int, d: int, devices: int, *, calls: int, products: int
         collectives=passes,
         memory=n * FLOAT32 * (2 * d + products + 6 * vectors),
     )
+    return _among(devices, work)
 
 
 def adaptation(
@@ -131,10 +140,11 @@ def adaptation(
     """
     own = images / devices
     outputs = own * network.outputs * number
-    return Work(
+    work = Work(
         flops=2 * own * network.flops,
         traffic=PASSES * outputs + 2 * network.parameters * FLOAT32,
         reduced=norm_layers * SUM_BYTES,
         collectives=SUMS * norm_layers,
         memory=network.parameters * FLOAT32 + 2 * outputs,
     )
+    return _among(devices, work)
