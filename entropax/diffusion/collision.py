@@ -105,7 +105,8 @@ def collision_entropy(
       neighbours: which neighbour counts, for sigma="knn".
       memory: bytes of each device for matrices of all pairs; beyond, they are made block by block.
       mesh: devices over which the blocks are spread; by default those that the points lie on.
-      where: `[n]` False in rows that only fill up the shape.
+      where: `[n]` False in rows that only fill up the shape; with it, the matrices are stored in
+        any case.
 
     Returns:
       `[]` in `[0, ln n]`; NaN for NaN inside `jit`. Differentiable.

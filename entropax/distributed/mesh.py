@@ -42,6 +42,9 @@ def mesh_of(*trees: PyTree[Any]) -> AnyMesh | None:
       The first mesh of more than one device that is found, without its devices under `jit`; None
       where there is none.
 
+    Raises:
+      ValueError: the axes of the mesh are explicit, as `jax.make_mesh` makes them by default.
+
     >>> mesh_of({"x": jax.numpy.ones(3)}) is None
     True
     """
@@ -53,6 +56,12 @@ def mesh_of(*trees: PyTree[Any]) -> AnyMesh | None:
         else:
             continue
         if mesh.size > 1:
+            if AxisType.Explicit in mesh.axis_types:
+                raise ValueError(
+                    "An array lies on a mesh with explicit axes, on which every result would have "
+                    "to be told where to lie; put it on one of `distributed.make_mesh()`, whose "
+                    "axes are automatic."
+                )
             return mesh
     return None
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, PyTree, Shaped
 
 from entropax.distributed import data_axis, mesh_of, replicated_sharding
@@ -191,12 +191,6 @@ def select(key: Array, agent: Agent, pool: Pool, n: int) -> Selection:
     >>> selection.indices.tolist(), round(float(selection.infos.objective[-1]), 5)  # ln 2
     ([0, 2], 0.69315)
     """
-    mesh = mesh_of(pool)
-    if mesh is not None and AxisType.Explicit in mesh.axis_types:
-        raise ValueError(
-            "`pool` lies on a mesh with explicit axes, on which an agent would have to say where "
-            "each number goes; take one of `distributed.make_mesh`, whose axes are automatic."
-        )
     agent.check(pool, n)
     indices, infos = jax.device_get(_selected(key, agent, jnp.asarray(pool), n))
     failed = np.flatnonzero(~np.isfinite(infos.objective))

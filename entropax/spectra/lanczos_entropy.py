@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Key
 
+from entropax.distributed import mesh_of
 from entropax.spectra.estimate import spectral_estimate
 from entropax.spectra.lanczos import MatVec
 from entropax.spectra.quadrature import quadrature
@@ -186,12 +187,13 @@ def kernel_entropy(
       The estimate with its standard error and an interval.
 
     Raises:
-      ValueError: if an option is out of its range.
+      ValueError: an option is out of its range, or the kernel lies on a mesh with explicit axes.
 
     >>> estimate = kernel_entropy(jax.random.key(0), jnp.diag(jnp.arange(100.0)))
     >>> bool(estimate.lower < 4.411 < estimate.upper)
     True
     """
+    mesh_of(kernel)  # raises an error where JAX would speak of a factorisation of its own
     return lanczos_entropy(
         key,
         partial(jnp.matmul, kernel, precision="highest"),

@@ -141,10 +141,18 @@ def say_what_is_wrong():
         assert errors[0] == errors[1], errors
         print(errors[1])
     explicit = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    with pytest.raises(ValueError, match="mesh with explicit axes"):
-        selection.select(
-            key, agent, jax.device_put(np.eye(16), jax.NamedSharding(explicit, jax.P("data"))), 3
-        )
+    on_explicit = jax.device_put(
+        np.eye(16, dtype=np.float32), jax.NamedSharding(explicit, jax.P("data"))
+    )
+    for call in (
+        lambda: selection.select(key, agent, on_explicit, 3),
+        lambda: spectra.kernel_entropy(key, on_explicit),
+        lambda: kernels.pool_kernel(kernel_fn, params, on_explicit),
+        lambda: kernels.ntk_vector_product(computations.linear, params, on_explicit),
+        lambda: diffusion.dse(on_explicit, sigma=1.0),
+    ):
+        with pytest.raises(ValueError, match="mesh with explicit axes"):
+            call()
 
     points = np.ones((16, 2), np.float32)
     points[11] = np.nan

@@ -87,6 +87,7 @@ def test_adaptation_sends_statistics_and_one_image(on_a_host):
     assert row["collectives"].keys() == {"all-reduce"}
     assert row["collectives"]["all-reduce"] <= 3 * 15 + 5
     assert row["collective_bytes"]["all-reduce"] < IMAGE_BYTES + 2**14
+    assert row["bytes"] < 2 * row["argument_bytes"]
 
 
 @needs_library
@@ -94,7 +95,7 @@ def test_diffusion_entropy_never_has_the_kernel(on_a_host):
     row = on_a_host["small-diffusion-entropy"]
     check_memory(row)
     kernel = 4 * 16_384**2
-    assert row["bytes"] < kernel / 2
+    assert row["bytes"] < kernel / 32
     assert max(row["collective_bytes"].values()) < kernel / 16
 
 
@@ -115,6 +116,7 @@ def test_products_with_the_tangent_kernel_send_parameters(on_a_host):
     row = on_a_host["small-ntk-entropy"]
     check_memory(row)
     basis = 4 * 20 * 32 * 2048
+    assert row["bytes"] < 2**30  # of 128 images along 32 directions, what the layers give
     assert row["collective_bytes"]["all-reduce"] < 1.1 * 4 * 32 * 430_880
     assert row["collective_bytes"].get("all-gather", 0) < basis
 
@@ -132,7 +134,7 @@ def test_adaptation_on_another_generation():
 def test_resnet50_on_a_pod(topology):
     row = compiled(["resnet50-adaptation"], topology, timeout=3600)["resnet50-adaptation"]
     check_memory(row)
-    assert row["bytes"] < 2**30
+    assert row["bytes"] < 2**29
     assert row["collectives"].keys() == {"all-reduce"}
     assert row["collectives"]["all-reduce"] <= 3 * 53
     assert row["collective_bytes"]["all-reduce"] < 2**20
@@ -141,7 +143,7 @@ def test_resnet50_on_a_pod(topology):
 @needs_library
 @needs_time
 @pytest.mark.parametrize(
-    ("program", "gibibytes"), [("ntk", 1.5), ("ntk-entropy", 2.0), ("diffusion-entropy", 9.0)]
+    ("program", "gibibytes"), [("ntk", 1.0), ("ntk-entropy", 1.2), ("diffusion-entropy", 9.0)]
 )
 def test_kernels_on_a_pod(program, gibibytes):
     row = compiled([program], "v5e:16x16", timeout=3600)[program]
