@@ -35,10 +35,11 @@ def pool_kernel(
 
     $$K_{ij} = \langle \phi(x_i), \phi(x_j) \rangle, \qquad K_{ji} = K_{ij}^\top,$$
 
-    of which it keeps the first and sends the second to device $j$. A device holds its rows of the
-    kernel, $n^2 / D$ numbers, its own features, those that pass by and those that arrive; no device
-    ever has the matrix, and nothing goes over the host. (`gram` is for a kernel that fits there,
-    and takes features in bounded memory.)
+    of which it keeps the first and sends the second to device $j$; two that are opposite each other
+    on an even ring both compute their block. A device holds its rows of the kernel, $n^2 / D$
+    numbers, its own features, those that pass by and those that arrive; no device ever has the
+    matrix, and nothing goes over the host. (`gram` is for a kernel that fits there, and takes
+    features in bounded memory.)
 
     It runs under `jit`, and compiles itself outside. On one device it is `kernel_fn(params, x)`.
     Do not differentiate it.
@@ -114,7 +115,7 @@ def _rows(
 
     def meet(carry: tuple[Array, Any], distance: Array) -> tuple[tuple[Array, Any], None]:
         kernel, passing = carry
-        arriving = sent(passing, 1)
+        arriving = sent(passing, 1)  # while the block is computed; the last is not needed
         block = inner(own, passing)
         swapped = block.swapaxes(0, 1)
         swapped = swapped.swapaxes(2, 3) if block.ndim == 4 else swapped
