@@ -136,7 +136,8 @@ def test_large_blocks_are_sampled(storage, t):
         x, widths, scales, subsets, t=t, largest=10, settings=settings, key=jax.random.key(1)
     )
     assert no_errors.tolist() == [0, 0, 0]
-    assert sampled[0] == exact[0]
+    # Solved in another program, among other blocks: what is equal but for rounding to float32.
+    assert sampled[0] == pytest.approx(exact[0], rel=1e-6)
     assert errors[0] == 0
     assert np.all(errors[1:] > 0)
     np.testing.assert_allclose(sampled, exact, atol=0.02)
