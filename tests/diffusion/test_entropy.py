@@ -69,8 +69,8 @@ def test_the_recorded_values(x64):
         for name, sigma, alpha, t, order, expected in recorded():
             value = spectral_entropy(padded_walk(name, sigma, alpha), t=t, order=order)
             # The published code adds 2e-16 to every probability, 52 n 2e-16 bits in all.
-            # In float32 the rounding of 100 eigenvalues that should be 0, or 1, adds up: half a last
-            # place each, 6e-8, times ln 180. What it comes to depends on the processor.
+            # In float32 the rounding of 100 eigenvalues that should be 0, or 1, adds up: each by
+            # half a last place, 6e-8, times ln 180. What it comes to depends on the processor.
             rounding = 5e-5 if order == math.inf else 3e-5
             allowed = 1e-9 + 1e-7 * expected if x64 else rounding
             errors.append((abs(float(value) - expected) / allowed, name, sigma, alpha, t, order))
